@@ -1,0 +1,110 @@
+"""eventq: the SQLite of queues. A durable, brokerless event and task queue in a directory.
+
+    import eventq
+
+    app = eventq.App()                          # $EVENTQ_URL, or the directory ./.eventq
+    orders = app.queue("orders")
+    orders.put({"order": 42}, delay=5)          # durable when it returns
+    for claim in orders.claims():               # waits; one owner at a time
+        with claim as event:                    # returns: completed; raises: retried, then dead
+            ship(event.payload)
+
+`App` is the way in; everything else is made by it. What can block has an awaitable twin of the same name
+under `.aio`. Errors are `EventqError`s; `Retry` and `Reject` are instructions that a handler raises.
+"""
+
+# The layout, lowest layer first; each imports only what stands above it in this list.
+#
+#   model, errors, ids, clock, retry, config, codec, bridge   pure: records, rules, formats
+#   storage/        base is the seam (read it first); memory, file ... are implementations of it
+#   store           an opened storage with the codecs and the clock of one app
+#   claim           the right to handle one event, and the ways to end it
+#   handle          the waiter's side
+#   put, queue      events in and out
+#   lock            locks and semaphores
+#   app             the way in
+
+from __future__ import annotations
+
+import logging
+
+from eventq.app import App, NamedClaim
+from eventq.claim import Claim, Reject, Retry
+from eventq.codec import Codec, JSONCodec, MsgpackCodec
+from eventq.config import AppConfig, QueueSettings
+from eventq.errors import (
+    ClaimLost,
+    ConfigError,
+    CorruptRecord,
+    DuplicateKey,
+    DuplicateName,
+    EventqError,
+    MissingExtra,
+    OutcomeUnknown,
+    PayloadError,
+    QueueFull,
+    ResultMissing,
+    ResultTimeout,
+    StorageClosed,
+    StorageError,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    UnknownEvent,
+    UnknownTask,
+)
+from eventq.handle import Handle
+from eventq.lock import Lock, Semaphore
+from eventq.model import Attempt, Event, Failure, Note, Page, Record, Settings, State, Stats, Worker
+from eventq.queue import Queue
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "AppConfig",
+    "Attempt",
+    "Claim",
+    "ClaimLost",
+    "Codec",
+    "ConfigError",
+    "CorruptRecord",
+    "DuplicateKey",
+    "DuplicateName",
+    "Event",
+    "EventqError",
+    "Failure",
+    "Handle",
+    "JSONCodec",
+    "Lock",
+    "MissingExtra",
+    "MsgpackCodec",
+    "NamedClaim",
+    "Note",
+    "OutcomeUnknown",
+    "Page",
+    "PayloadError",
+    "Queue",
+    "QueueFull",
+    "QueueSettings",
+    "Record",
+    "Reject",
+    "ResultMissing",
+    "ResultTimeout",
+    "Retry",
+    "Semaphore",
+    "Settings",
+    "State",
+    "Stats",
+    "StorageClosed",
+    "StorageError",
+    "TaskCancelled",
+    "TaskExpired",
+    "TaskFailed",
+    "UnknownEvent",
+    "UnknownTask",
+    "Worker",
+    "__version__",
+]
+
+logging.getLogger("eventq").addHandler(logging.NullHandler())

@@ -1,0 +1,137 @@
+"""Every error that eventq raises, in one tree.
+
+    EventqError
+    ├── StorageError            the storage failed; the system's own error is chained
+    │   ├── OutcomeUnknown      it failed after the point of no return: the change may or may not have happened
+    │   ├── CorruptRecord       a record cannot be read; it was set aside
+    │   └── StorageClosed       the store was closed, or was inherited through a fork
+    ├── ClaimLost               the claim passed to another worker, or is settled already
+    ├── PayloadError            (also ValueError) cannot encode, decode, or too large
+    ├── ConfigError             (also ValueError) an option, URL or setting that cannot be
+    ├── DuplicateKey            an open event holds this key; `.id` names it
+    ├── DuplicateName           (also ValueError) this name is taken
+    ├── QueueFull               the queue has reached its `maxsize`
+    ├── UnknownEvent            (also LookupError) no event has this id (any more)
+    ├── UnknownTask             (also LookupError) no task of this name is registered here
+    ├── MissingExtra            (also ImportError) an optional dependency is not installed
+    ├── ResultTimeout           (also TimeoutError) the event was not settled in time
+    ├── ResultMissing           (also LookupError) no result is kept
+    ├── TaskFailed              the event ended in the dead letters; `.failure` says why
+    ├── TaskCancelled           the event was cancelled
+    └── TaskExpired             the event was not started in time
+
+An empty queue is `None`, not an error. Wrong use of the API is TypeError or ValueError.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eventq.model import Failure
+
+
+class EventqError(Exception):
+    """The root: `except EventqError` catches whatever eventq raises on its own account."""
+
+
+class StorageError(EventqError):
+    """The storage could not do it, and nothing was changed. The system's own error is the `__cause__`."""
+
+
+class OutcomeUnknown(StorageError):
+    """The storage failed after the change may have become visible: look before you repeat it, or use a key."""
+
+
+class CorruptRecord(StorageError):
+    """A record cannot be read. It was set aside; `path` says where."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path: str = path
+
+
+class StorageClosed(StorageError):
+    """The store was closed. Open a new one with `eventq.App(...)`."""
+
+
+class ClaimLost(EventqError):
+    """The claim is not this worker's any more: it was settled already, or taken over after its lease."""
+
+
+class PayloadError(EventqError, ValueError):
+    """A payload or value cannot be encoded, decoded, or is too large."""
+
+
+class ConfigError(EventqError, ValueError):
+    """An option, URL, name or setting that cannot be; the message names it and what to write instead."""
+
+
+class DuplicateKey(EventqError):
+    """Another event holds this key; `id` is that event's."""
+
+    def __init__(self, key: str, id: str) -> None:
+        super().__init__(f"the key {key!r} is held by event {id}; put with if_exists='return' to get that id instead")
+        self.key: str = key
+        self.id: str = id
+
+    def __reduce__(self) -> tuple[type[DuplicateKey], tuple[str, str]]:
+        return type(self), (self.key, self.id)
+
+
+class DuplicateName(EventqError, ValueError):
+    """Something of this name exists already; choose another name."""
+
+
+class QueueFull(EventqError):
+    """The queue has reached its `maxsize`. Wait with `timeout=`, or put later."""
+
+
+class UnknownEvent(EventqError, LookupError):
+    """No event has this id, or its record was pruned."""
+
+
+class UnknownTask(EventqError, LookupError):
+    """No task of this name is registered here."""
+
+
+class MissingExtra(EventqError, ImportError):
+    """An optional dependency is not installed; the message names the command that installs it."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an extra: pip install 'eventq[{extra}]'")
+        self.feature: str = feature
+        self.extra: str = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.feature, self.extra)
+
+
+class ResultTimeout(EventqError, TimeoutError):
+    """The event was not settled in time. It goes on; ask again."""
+
+
+class ResultMissing(EventqError, LookupError):
+    """There is no result to read: none was kept, or it was pruned."""
+
+
+class TaskFailed(EventqError):
+    """The work failed for good; `failure` has the remote type, message and traceback as text."""
+
+    def __init__(self, id: str, failure: Failure | None) -> None:
+        summary = f"{failure.type}: {failure.message}" if failure else "no reason was recorded"
+        remote = f"\n\nremote traceback:\n{failure.traceback}" if failure and failure.traceback else ""
+        super().__init__(f"event {id} is a dead letter ({summary}){remote}")
+        self.id: str = id
+        self.failure: Failure | None = failure
+
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[str, Failure | None]]:
+        return type(self), (self.id, self.failure)
+
+
+class TaskCancelled(EventqError):
+    """The event was cancelled."""
+
+
+class TaskExpired(EventqError):
+    """The event expired before any worker started it."""

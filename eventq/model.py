@@ -1,0 +1,304 @@
+"""The records that cross every layer: plain data, no behaviour.
+
+Times are seconds since the epoch, durations seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from eventq.clock import aware
+from eventq.ids import created_of
+
+T = TypeVar("T")
+
+
+class State(enum.StrEnum):
+    """Where an event stands. The same words name the folders of a file store and the columns of `eventq status`."""
+
+    READY = "ready"
+    """May be claimed now."""
+    DELAYED = "delayed"
+    """Waits for its time: put with a delay, or between two attempts."""
+    CLAIMED = "claimed"
+    """One worker has it."""
+    COMPLETED = "completed"
+    """Done; kept for a while if it has a value."""
+    DEAD = "dead"
+    """Rejected, or out of attempts: a dead letter, kept with its reason and history until retried or pruned."""
+    EXPIRED = "expired"
+    """Was not started before its expiry."""
+    CANCELLED = "cancelled"
+    """Was cancelled before it was done."""
+
+
+OPEN_STATES = (State.READY, State.DELAYED, State.CLAIMED)
+FINAL_STATES = (State.COMPLETED, State.DEAD, State.EXPIRED, State.CANCELLED)
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an attempt failed, as text: nothing here is ever imported or rebuilt into an exception class."""
+
+    type: str
+    message: str = ""
+    traceback: str = ""
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One start of an event: by whom, when, and how it ended.
+
+    `outcome` is `failed` (raised or retried), `crashed` (its worker died), `released`, `skipped`, `running`, or the
+    final state it led to.
+    """
+
+    worker: str = ""
+    started: float = 0.0
+    ended: float | None = None
+    outcome: str = "running"
+    error: Failure | None = None
+
+
+class Event(msgspec.Struct, Generic[T], frozen=True):
+    """What a handler gets: an immutable event with its decoded payload."""
+
+    id: str
+    queue: str
+    payload: T
+    headers: dict[str, Any]
+    priority: int
+    attempt: int
+    """1 for the first run; failures and crashes count, releases do not."""
+
+    @property
+    def created(self) -> datetime:
+        """When it was put, by its producer's clock: an aware datetime in UTC."""
+        return aware(created_of(self.id))
+
+
+class PutOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What one put says about its events beyond their payloads; the defaults mean "claimable now, for ever"."""
+
+    codec: str = "json"
+    priority: int = 0
+    due: float | None = None
+    """Not claimable before this instant."""
+    expires: float | None = None
+    """Not started after this instant: goes to `expired` instead."""
+    headers: dict[str, Any] = {}
+    key: str | None = None
+    """Only with a single payload: see `unique`."""
+    unique: str | float = "open"
+    """How long the key is held: `"waiting"` (until first started), `"open"` (until settled), or seconds from now."""
+    max_attempts: int | None = None
+    """Beats the queue's setting; likewise the next two."""
+    max_crashes: int | None = None
+    keep: float | None = None
+
+
+class Claimed(msgspec.Struct, eq=False):
+    """One event that this worker has started and nobody else has. The storage's side of a claim."""
+
+    id: str
+    queue: str
+    payload: bytes
+    codec: str
+    headers: dict[str, Any]
+    priority: int
+    failures: int
+    """Attempts that ended in a failure so far."""
+    crashes: int
+    """Attempts whose worker died so far."""
+    max_attempts: int | None
+    keep: float | None
+    token: Any
+    """The storage's own: how it finds what it holds."""
+    cancelled: bool = False
+    """Somebody asked to cancel while it runs; the handler may look and stop."""
+
+
+# ---- outcomes: how a claim is settled (the stems of the verbs on Claim)
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """Done. With a value (already encoded), the record is kept for `keep` seconds; without one it is gone."""
+
+    value: bytes | None = None
+    codec: str = "json"
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """Failed; claimable again after a delay. Counts an attempt."""
+
+    delay: float = 0.0
+    failure: Failure | None = None
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Given back untouched. Counts no attempt and keeps its place."""
+
+    delay: float = 0.0
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """Not for this worker: given back, and not claimed by this worker again. Counts no attempt."""
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """Failed for good: a dead letter."""
+
+    failure: Failure | None = None
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """Ends `expired` or `cancelled`, with a reason."""
+
+    state: State
+    reason: str = ""
+
+
+Outcome = Completed | Retried | Released | Skipped | Rejected | Dropped
+
+
+# ---- what is read without claiming
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line that the holder of an event appended to it: `progress`, `yielded`, `output`, or an own kind."""
+
+    at: float
+    kind: str
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything the store knows of one event."""
+
+    id: str
+    queue: str
+    state: State
+    payload: bytes = b"null"
+    codec: str = "json"
+    headers: dict[str, Any] = {}
+    priority: int = 0
+    created: float = 0.0
+    due: float | None = None
+    expires: float | None = None
+    key: str | None = None
+    worker: str | None = None
+    """Who holds it, while claimed."""
+    failures: int = 0
+    crashes: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    """The newest 20, oldest first."""
+    settled: float | None = None
+    value: bytes | None = None
+    value_codec: str = "json"
+    failure: Failure | None = None
+    """Why it is dead, expired or cancelled; or the last failure of an open event."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of a scan, in id order, and where the next one begins (None: this was the last)."""
+
+    records: tuple[Record, ...]
+    cursor: str | None = None
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records a scan wants; None is no restriction."""
+
+    created_from: float | None = None
+    created_to: float | None = None
+    headers: dict[str, Any] = {}
+    """Each given header must be there with an equal value."""
+    worker: str | None = None
+    """Held by, or last attempted by, this worker."""
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """How many events of a queue stand where, and how long the oldest ready one has waited."""
+
+    ready: int = 0
+    delayed: int = 0
+    claimed: int = 0
+    completed: int = 0
+    dead: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    oldest_ready: float | None = None
+    """Age in seconds."""
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process that has joined a store."""
+
+    id: str
+    pid: int = 0
+    host: str = ""
+    since: float = 0.0
+    claims: tuple[str, ...] = ()
+    """Ids of the events it has started and not settled."""
+    queues: tuple[str, ...] = ()
+
+
+class Name(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A named claim: who took the name first, when, and what it said about it."""
+
+    name: str
+    worker: str
+    at: float
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A queue's settings, stored with the queue and seen by every process within a quarter of a second."""
+
+    max_attempts: int = 20
+    """An event that failed this often is a dead letter."""
+    max_crashes: int = 5
+    """An event whose worker died this often is a dead letter (`poison`)."""
+    retry_delay: float = 1.0
+    """Seconds after the first failure; doubles with each further one, with jitter."""
+    retry_delay_max: float = 3600.0
+    keep: float = 3600.0
+    """Seconds a completed event with a value stays readable; 0 keeps none."""
+    keep_count: int | None = None
+    """At most so many completed events; never prunes one younger than ten minutes."""
+    keep_dead: float = 14 * 86400.0
+    """Seconds dead, expired and cancelled events stay; 0 keeps none."""
+    keep_dead_count: int = 10_000
+    """At most so many of each; the oldest go first."""
+    lease: float | None = None
+    """Seconds after which a claim without progress is taken over although its worker lives. None: never."""
+    max_bytes: int = 64 << 20
+    """The largest payload, in bytes."""
+    paused: bool = False
+    paused_until: float | None = None
+    """With `paused`: the instant at which the pause ends by itself."""
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Edit: end waiting events as `cancelled`; ask the holder of a claimed one."""
+
+    reason: str = ""
+
+
+class Requeue(msgspec.Struct, frozen=True):
+    """Edit: make dead, expired, cancelled or delayed events ready again, counters reset; put completed ones anew."""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """Edit: put waiting events into another queue."""
+
+    queue: str
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Edit: remove events and their records for good. Claimed events stay."""
+
+
+Edit = Cancel | Requeue | Move | Delete

@@ -1,0 +1,54 @@
+"""Opens a storage by its URL. Each driver is imported only when its URL is used."""
+
+from __future__ import annotations
+
+import importlib
+from urllib.parse import urlsplit
+
+from eventq.clock import SYSTEM, Clock
+from eventq.errors import ConfigError, MissingExtra
+from eventq.storage.base import Storage
+
+__all__ = ["Storage", "open_storage"]
+
+DEFAULT_URL = ".eventq"
+
+
+def open_storage(url: str, *, sync: bool | None = None, clock: Clock = SYSTEM) -> Storage:
+    """Open the store that a URL names, making it if need be.
+
+    `memory://` is a new, private store; `memory://name` is shared by that name within this process.
+    `file:///srv/q`, or a plain path, is a directory. `sync` is fixed when a file store is made (True unless said);
+    another value later, or for another kind of store, is a ConfigError.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme == "file":
+        from eventq.storage.file import FileStorage
+
+        return FileStorage(_file_path(url), sync=sync, clock=clock)
+    if sync is not None:
+        raise ConfigError(f"sync= is a setting of file stores; the durability of {scheme}:// is decided by its server")
+    if scheme == "memory":
+        from eventq.storage.memory import MemoryStorage
+
+        return MemoryStorage(rest or None, clock=clock)
+    raise ConfigError(f"no storage for {scheme}://; write a path, file:///path, memory:// or memory://name")
+
+
+def _file_path(url: str) -> str:
+    if not url:
+        raise ConfigError("an empty URL; write a path such as './.eventq', or 'memory://'")
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
+        raise ConfigError(f"{url!r} is not a local path; write file:///absolute/path or a plain path")
+    return parts.path
+
+
+def load_driver(module: str, extra: str, feature: str) -> object:
+    """Import what an optional driver needs, or say in one line how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(feature, extra) from error

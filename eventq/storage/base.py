@@ -1,0 +1,275 @@
+"""The storage seam: read this first.
+
+Everything that eventq does rests on one `Storage`: synchronous, records in and out, no callbacks. Queues, claims,
+handles, tasks, schedules and workflows are shared code above it; files, memory, Redis and SQL are implementations
+below it. A storage is whatever passes `eventq.testing.StorageConformance`; that suite, not this text, decides in
+case of doubt.
+
+The life of an event:
+
+    put ──► ready ◄──────────────┐            requeue (from dead, expired, cancelled)
+      │       │ claim            │ release, skip, death of the worker
+      ▼       ▼                  │
+    delayed  claimed ────────────┤
+      ▲       │                  │
+      └───────┤ retry(delay)     │
+              ├─► completed      │
+              ├─► dead           │
+              ├─► expired, cancelled
+
+What every storage promises, whatever it is made of:
+
+1. **Nothing acknowledged is lost.** When `put` returns, the events survive the death of every process (and, in a
+   durable store, a power cut). When `put` raises, nothing was stored, unless it raises `OutcomeUnknown`.
+2. **A claim is exclusive.** Between `claim` and `settle` no other worker gets the event, however slow the holder
+   is, unless it died or the queue has a `lease`. Whoever lost a claim learns it: `ClaimLost`.
+3. **A dead worker's claims go back** within a second, without a lease to tune, by anybody's `recover()`. Each event
+   that it had started counts one crash; those it held unstarted count none.
+4. **No clock decides about the living.** Ready events are claimable whatever the wall clock says; it decides only
+   `due`, `expires` and retention.
+5. **Cost depends on open work**, never on history or backlog.
+6. Methods raise `StorageError` (the system's error chained) when the storage fails, and leave it usable.
+
+Two rules keep the layers above free of coordination: *a put with a key is idempotent*, and *follow-ups are put
+before the event is settled*.
+
+A `Storage` object is one worker's view of a store: it has a worker id, may be used by many threads, and not after a
+fork (the child gets a fresh worker id on first use).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from eventq.model import (
+    Claimed,
+    Edit,
+    Filter,
+    Name,
+    Note,
+    Outcome,
+    Page,
+    PutOptions,
+    Record,
+    Settings,
+    State,
+    Stats,
+    Worker,
+)
+
+S = TypeVar("S", bound="Storage")
+
+LOOK_INTERVAL = 0.25
+"""Seconds between two looks at what others left behind: dead workers, due events, requests. Four wakeups a second."""
+
+MAX_PUT_EVENTS = 100_000
+MAX_PUT_BYTES = 64 << 20
+
+
+class Watch(Protocol):
+    """Tells when it is worth looking again. Threads poll its `fileno()`, event loops add it as a reader.
+
+    A watch is only a hint: it may fire for nothing, and what it misses is found at the next look
+    (`Storage.recover` says when). One wake is for one waiter: `clear()` takes a single wake, not all of them.
+    """
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is a wake."""
+        ...
+
+    def clear(self) -> None:
+        """Take one wake, if there is one; never blocks."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Slot(Protocol):
+    """A lock or one place of a semaphore, held until `release()` or the death of this process."""
+
+    def release(self) -> None:
+        """Give it up; harmless when repeated."""
+        ...
+
+
+class Storage(abc.ABC):
+    """One worker's view of a store. Implementers: each docstring ends with your duties."""
+
+    @property
+    @abc.abstractmethod
+    def worker(self) -> str:
+        """This worker's id in the store."""
+
+    # ------------------------------------------------------------------ events
+
+    @abc.abstractmethod
+    def put(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
+        """Store events and return their ids, in order; all of them or none. `options.key` is None here.
+
+        Duties: ids from `eventq.ids`, rising per worker. At most `MAX_PUT_EVENTS` events and `MAX_PUT_BYTES` (or one
+        event of up to `Settings.max_bytes`), else PayloadError. Wake one claimer of the queue per put. Create the
+        queue if need be.
+        """
+
+    @abc.abstractmethod
+    def put_key(self, queue: str, payload: bytes, options: PutOptions) -> tuple[str, bool]:
+        """Put one event unless its key is held: its id and True, or the holder's id and False.
+
+        Duties: exactly one of any number of racing puts wins. A key is held as `options.unique` says, and never by
+        an event that no longer exists. A crash in between leaves either the event with its key, or neither.
+        """
+
+    @abc.abstractmethod
+    def claim(self, queue: str, limit: int = 1) -> list[Claimed]:
+        """Start up to `limit` events: due ones, highest priority first, then oldest first. Empty: `[]`, at once.
+
+        An event counts as started when this returns it. What must not be started (`retry.before_start`) is settled
+        instead, here. An event with `SUSPECT_CRASHES` crashes or more is returned only alone, while nothing else
+        that this storage object claimed is unsettled; meanwhile nothing else is returned.
+
+        Duties: never wait for another process. Skip paused queues. Never return an event that this worker skipped.
+        Record worker and time of the start before returning.
+        """
+
+    @abc.abstractmethod
+    def settle(self, claimed: Claimed, outcome: Outcome) -> None:
+        """End a claim. Raises ClaimLost if it is not held any more (settled already, or taken over).
+
+        `Completed` with a value keeps it readable for `claimed.keep` (else the queue's `keep`) seconds; `Retried`
+        and `Released` make it claimable after their delay; `Skipped` makes it claimable by others; `Rejected` and
+        `Dropped` record the reason. A key held `"open"` is free afterwards unless the event is open again.
+
+        Duties: wake a claimer when the event is claimable again, and whoever watches the event when it ended with a
+        record. On a full disk it still succeeds.
+        """
+
+    @abc.abstractmethod
+    def give_back(self, queue: str) -> None:
+        """Return events that this storage fetched ahead but has not started. A storage that never does: nothing."""
+
+    @abc.abstractmethod
+    def note(self, claimed: Claimed, kind: str, data: bytes) -> None:
+        """Append a note (JSON) to a claimed event, readable at once by `notes`.
+
+        Duties: bounded (about 1 MiB an event; the oldest go, or further ones are dropped and counted). Raises
+        ClaimLost if the claim is gone. Pruned with the event.
+        """
+
+    # ------------------------------------------------------------------ reading
+
+    @abc.abstractmethod
+    def get(self, id: str) -> Record | None:
+        """Everything known of an event, from its id alone; None if there is no such record (any more)."""
+
+    @abc.abstractmethod
+    def notes(self, id: str, after: int = 0) -> list[Note]:
+        """The notes of an event, without the first `after`."""
+
+    @abc.abstractmethod
+    def scan(self, queue: str, state: State, filter: Filter, cursor: str | None = None, limit: int = 100) -> Page:
+        """Records of one state in id order, a page at a time.
+
+        Events that stay in the state during the scan appear exactly once; those that come or go may or may not.
+        """
+
+    @abc.abstractmethod
+    def stats(self, queue: str) -> Stats:
+        """Counts per state; linear in what the queue holds, exact when nothing moves."""
+
+    @abc.abstractmethod
+    def queues(self) -> list[str]:
+        """Names of all queues, sorted."""
+
+    # ------------------------------------------------------------------ changing
+
+    @abc.abstractmethod
+    def edit(self, queue: str | None, ids: Sequence[str], edit: Edit) -> list[str]:
+        """Change events that are not claimed. Returns one word per id, in order:
+
+        `Cancel`: `"cancelled"`, `"requested"` (its holder was asked: see `Claimed.cancelled`) or `"too late"`.
+        `Requeue`: the id under which it runs again (a new one for a completed event), or `"too late"`.
+        `Move`: `"moved"` or `"too late"`. `Delete`: `"deleted"` or `"too late"`. For any: `"unknown"`.
+
+        `queue` is a hint that saves the search; None when only the id is known.
+        """
+
+    @abc.abstractmethod
+    def purge(self, queue: str, state: State) -> int:
+        """Delete all events of one state (claimed ones stay); how many went."""
+
+    @abc.abstractmethod
+    def prune(self, queue: str) -> int:
+        """Apply the queue's retention now and completely, not in steps; how many records went."""
+
+    @abc.abstractmethod
+    def settings(self, queue: str) -> Settings:
+        """The queue's settings as stored (defaults for a queue that does not exist yet)."""
+
+    @abc.abstractmethod
+    def configure(self, queue: str, changes: dict[str, Any]) -> Settings:
+        """Store changed settings (last writer wins) and return them all. Creates the queue.
+
+        Raises ConfigError for an unknown name or a wrong value.
+        """
+
+    @abc.abstractmethod
+    def drop(self, queue: str) -> None:
+        """Remove a queue with everything in it. Raises StorageError while events of it are claimed."""
+
+    # ------------------------------------------------------------------ life
+
+    @abc.abstractmethod
+    def workers(self) -> list[Worker]:
+        """The living workers of the store, this one included if it has joined."""
+
+    @abc.abstractmethod
+    def recover(self) -> float:
+        """Look after what others left: dead workers' claims, retention (in bounded steps), requests to cancel.
+
+        Cheap to call often: it does its work at most once per `LOOK_INTERVAL`. Returns the seconds after which the
+        caller should look again: at most `LOOK_INTERVAL`, less if a delayed event of a queue that this storage
+        claims from becomes due sooner.
+        """
+
+    @abc.abstractmethod
+    def watch(self, queue: str | None = None, id: str | None = None) -> Watch:
+        """A watch for new claimable events of a queue, or for the end of an event.
+
+        Make the watch first, then look, then wait: what happens after it was made wakes it.
+        """
+
+    # ------------------------------------------------------------------ names and slots
+
+    @abc.abstractmethod
+    def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
+        """Take a name for ever (until released): the holder's record, and whether that is this call."""
+
+    @abc.abstractmethod
+    def names(self, prefix: str = "") -> list[Name]:
+        """Taken names that begin with a prefix, sorted."""
+
+    @abc.abstractmethod
+    def release_name(self, name: str) -> bool:
+        """Free a name; False if it was not taken."""
+
+    @abc.abstractmethod
+    def take_slot(self, name: str, limit: int = 1) -> Slot | None:
+        """Take one of `limit` slots, without waiting; None if all are held.
+
+        Duties: a slot whose process dies is free at once. Two takers in one process exclude each other as well.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what is held (counts no attempt) and leave. Harmless when repeated."""
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

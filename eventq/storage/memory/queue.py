@@ -1,0 +1,279 @@
+"""One queue: its events, each in exactly one place, in order; who holds its keys; what retention gives up."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from eventq import ids
+from eventq.model import Attempt, Claimed, Failure, Filter, Note, PutOptions, Record, Settings, State
+
+if TYPE_CHECKING:
+    from eventq.storage.memory.store import Seat
+
+ATTEMPTS_KEPT = 20
+COUNT_SPARES = 600.0
+"""A completed event younger than this (seconds) is never given up for `keep_count`."""
+NOBODY: frozenset[str] = frozenset()
+
+
+class Line:
+    """Names in order of a sort key: adding and taking cost O(log n), and what was removed is soon gone."""
+
+    __slots__ = ("_heap", "_keys")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Any, str]] = []
+        self._keys: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, name: str, key: Any) -> None:
+        self._keys[name] = key
+        heapq.heappush(self._heap, (key, name))
+
+    def remove(self, name: str) -> None:
+        self._keys.pop(name, None)
+        if len(self._heap) > 2 * len(self._keys) + 64:
+            self._heap = [(key, name) for name, key in self._keys.items()]
+            heapq.heapify(self._heap)
+
+    def first(self) -> tuple[Any, str] | None:
+        """The smallest (key, name); it stays in the line."""
+        heap = self._heap
+        while heap and self._keys.get(heap[0][1]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0] if heap else None
+
+
+class Hold:
+    """One claim: who started which event when. It is held as long as the event points back to it."""
+
+    __slots__ = ("claimed", "event", "progress", "seat", "started")
+
+    def __init__(self, event: StoredEvent, seat: Seat, started: float, progress: float) -> None:
+        self.event: StoredEvent = event
+        self.seat: Seat = seat
+        self.started: float = started
+        self.progress: float = progress
+        """Monotonic instant of the start or of the last note: what a lease is measured from."""
+        self.claimed: Claimed | None = None
+
+
+class StoredEvent:
+    """One event with its whole life. `hold` is set exactly while its state is `claimed`."""
+
+    __slots__ = (
+        "attempts", "codec", "crashes", "due", "expires", "failure", "failures", "headers", "hold", "id",
+        "keep", "key", "max_attempts", "max_crashes", "note_bytes", "notes", "notes_gone", "payload", "place",
+        "priority", "queue", "settled", "skippers", "state", "unique", "value", "value_codec",
+    )  # fmt: skip
+
+    def __init__(self, id: str, queue: str, payload: bytes, headers: bytes, options: PutOptions) -> None:
+        self.id: str = id
+        self.queue: str = queue
+        self.payload: bytes = payload
+        self.headers: bytes = headers  # JSON, so that nobody can change what others will read
+        self.codec: str = options.codec
+        self.priority: int = options.priority
+        self.due: float | None = options.due
+        self.expires: float | None = options.expires
+        self.key: str | None = options.key
+        self.unique: str | float = options.unique
+        self.max_attempts: int | None = options.max_attempts
+        self.max_crashes: int | None = options.max_crashes
+        self.keep: float | None = options.keep
+        self.state: State = State.READY
+        self.place: int = ids.nanoseconds_of(id)
+        self.failures: int = 0
+        self.crashes: int = 0
+        self.attempts: tuple[Attempt, ...] = ()
+        self.skippers: frozenset[str] = NOBODY
+        self.hold: Hold | None = None
+        self.settled: float = 0.0
+        self.value: bytes | None = None
+        self.value_codec: str = "json"
+        self.failure: Failure | None = None
+        self.notes: list[Note] = []
+        self.notes_gone: int = 0
+        self.note_bytes: int = 0
+
+    def wait_until(self, due: float) -> None:
+        """Not claimable before that instant, and standing there in the order of events."""
+        self.due = due
+        self.place = int(due * 1e9)
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        self.attempts = (*self.attempts, attempt)[-ATTEMPTS_KEPT:]
+
+    def last_worker(self) -> str | None:
+        if self.hold is not None:
+            return self.hold.seat.worker
+        return self.attempts[-1].worker if self.attempts else None
+
+    def record(self) -> Record:
+        attempts = self.attempts
+        if self.hold is not None:
+            attempts = (*attempts, Attempt(self.hold.seat.worker, self.hold.started))[-ATTEMPTS_KEPT:]
+        return Record(
+            id=self.id, queue=self.queue, state=self.state, payload=self.payload, codec=self.codec,
+            headers=msgspec.json.decode(self.headers), priority=self.priority,
+            created=ids.created_of(self.id), due=self.due, expires=self.expires, key=self.key,
+            worker=self.hold.seat.worker if self.hold is not None else None,
+            failures=self.failures, crashes=self.crashes, attempts=attempts, settled=self.settled or None,
+            value=self.value, value_codec=self.value_codec, failure=self.failure,
+        )  # fmt: skip
+
+    def matches(self, wanted: Filter) -> bool:
+        created = ids.created_of(self.id)
+        if wanted.created_from is not None and created < wanted.created_from:
+            return False
+        if wanted.created_to is not None and created >= wanted.created_to:
+            return False
+        if wanted.worker is not None and wanted.worker != self.last_worker():
+            return False
+        if not wanted.headers:
+            return True
+        headers = msgspec.json.decode(self.headers)
+        return all(name in headers and headers[name] == value for name, value in wanted.headers.items())
+
+
+class StoredQueue:
+    """The places of one queue: each event stands in the one of its state. A transition is `leave`, `enter`.
+
+    ready       a line per set of workers that skipped the event: highest priority first, then by place
+    delayed     a line by due time
+    held        the claims, the one longest without progress first
+    finals      per final state, the one settled first first
+    kept        a line of completed events that have a `keep` of their own, by the end of it
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name: str = name
+        self.settings: Settings = Settings()
+        self.events: dict[str, StoredEvent] = {}
+        self.counts: dict[State, int] = dict.fromkeys(State, 0)
+        self.ready: dict[frozenset[str], Line] = {NOBODY: Line()}
+        self.delayed: Line = Line()
+        self.held: OrderedDict[str, Hold] = OrderedDict()
+        self.finals: dict[State, OrderedDict[str, StoredEvent]] = {}
+        self.kept: Line = Line()
+        self.keys: dict[str, str] = {}
+        self.key_ends: Line = Line()
+
+    # ------------------------------------------------------------------ places
+
+    def enter(self, event: StoredEvent, state: State) -> None:
+        event.state = state
+        self.events[event.id] = event
+        self.counts[state] += 1
+        if state is State.READY:
+            self.ready.setdefault(event.skippers, Line()).add(event.id, (-event.priority, event.place))
+        elif state is State.DELAYED:
+            self.delayed.add(event.id, event.due)
+        elif state is State.CLAIMED:
+            assert event.hold is not None
+            self.held[event.id] = event.hold
+        elif state is State.COMPLETED and event.keep is not None:
+            self.kept.add(event.id, event.settled + event.keep)
+        else:
+            self.finals.setdefault(state, OrderedDict())[event.id] = event
+
+    def leave(self, event: StoredEvent) -> None:
+        del self.events[event.id]
+        self.counts[event.state] -= 1
+        if event.state is State.READY:
+            line = self.ready[event.skippers]
+            line.remove(event.id)
+            if not line and event.skippers:
+                del self.ready[event.skippers]
+        elif event.state is State.DELAYED:
+            self.delayed.remove(event.id)
+        elif event.state is State.CLAIMED:
+            del self.held[event.id]
+        elif event.state is State.COMPLETED and event.keep is not None:
+            self.kept.remove(event.id)
+        else:
+            del self.finals[event.state][event.id]
+
+    def first_ready(self, worker: str) -> StoredEvent | None:
+        """The event that a worker would start next."""
+        heads = [line.first() for skippers, line in self.ready.items() if worker not in skippers]
+        head = min((head for head in heads if head is not None), default=None)
+        return None if head is None else self.events[head[1]]
+
+    def promote(self, now: float) -> None:
+        """Make ready what has become due; each event pays for this once."""
+        while (head := self.delayed.first()) is not None and head[0] <= now:
+            event = self.events[head[1]]
+            self.leave(event)
+            self.enter(event, State.READY)
+
+    def next_due(self) -> float | None:
+        head = self.delayed.first()
+        return None if head is None else float(head[0])
+
+    def paused(self, now: float) -> bool:
+        until = self.settings.paused_until
+        return self.settings.paused and (until is None or now < until)
+
+    # ------------------------------------------------------------------ retention
+
+    def keep_of(self, state: State, own: float | None) -> float:
+        """Seconds that a record of a final state stays; an event's own `keep` beats the queue's."""
+        if state is not State.COMPLETED:
+            return self.settings.keep_dead
+        return self.settings.keep if own is None else own
+
+    def lapsed(self, now: float) -> StoredEvent | None:
+        """A record that is not to be kept any longer."""
+        head = self.kept.first()
+        if head is not None and head[0] <= now:
+            return self.events[head[1]]
+        for state, events in self.finals.items():
+            if events:
+                oldest = next(iter(events.values()))
+                if self._is_over(state, len(events), now - oldest.settled):
+                    return oldest
+        return None
+
+    def _is_over(self, state: State, count: int, age: float) -> bool:
+        settings = self.settings
+        if state is State.COMPLETED:
+            most = settings.keep_count
+            return age >= settings.keep or (most is not None and count > most and age >= COUNT_SPARES)
+        return age >= settings.keep_dead or count > settings.keep_dead_count
+
+    # ------------------------------------------------------------------ keys
+
+    def key_holder(self, key: str, now: float) -> str | None:
+        """The id that holds a key."""
+        while (head := self.key_ends.first()) is not None and head[0] <= now:
+            self._free(head[1])
+        return self.keys.get(key)
+
+    def hold_key(self, event: StoredEvent, now: float) -> None:
+        """Give a new event its key, if it has one and that is free."""
+        if event.key is None or self.key_holder(event.key, now) is not None:
+            return
+        self.keys[event.key] = event.id
+        if not isinstance(event.unique, str):
+            self.key_ends.add(event.key, now + event.unique)
+
+    def hold_key_again(self, event: StoredEvent, now: float) -> None:
+        """The event is open again, or came from another queue: so is its key, if nobody has it by now."""
+        if isinstance(event.unique, str):
+            self.hold_key(event, now)
+
+    def free_key(self, event: StoredEvent) -> None:
+        """Free an event's key, unless it is held for a time (whatever becomes of the event), or by another one."""
+        if event.key is not None and isinstance(event.unique, str) and self.keys.get(event.key) == event.id:
+            self._free(event.key)
+
+    def _free(self, key: str) -> None:
+        del self.keys[key]
+        self.key_ends.remove(key)

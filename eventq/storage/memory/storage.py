@@ -1,0 +1,447 @@
+"""MemoryStorage: one worker's view of a store in memory."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from eventq import ids
+from eventq.clock import SYSTEM, Clock
+from eventq.errors import ClaimLost, ConfigError, PayloadError, StorageClosed, StorageError
+from eventq.model import (
+    Claimed,
+    Edit,
+    Filter,
+    Move,
+    Name,
+    Note,
+    Outcome,
+    Page,
+    PutOptions,
+    Record,
+    Settings,
+    State,
+    Stats,
+    Worker,
+)
+from eventq.retry import SUSPECT_CRASHES
+from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, MAX_PUT_EVENTS, Slot, Storage, Watch
+from eventq.storage.memory.queue import Hold, StoredEvent, StoredQueue
+from eventq.storage.memory.store import MemorySlot, Seat, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_NAME = 100
+MAX_NOTE_BYTES = 1 << 20
+NOTE_OVERHEAD = 64
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+_named: dict[str, Store] = {}
+_named_lock = threading.Lock()
+
+
+class Gate:
+    """What every method passes: one thread at a time, nobody after the close, nobody in a forked child."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self._pid = os.getpid()
+        self.closed: bool = False
+
+    def __enter__(self) -> None:
+        if os.getpid() != self._pid:  # before the lock, which a thread that is not here any more may hold
+            raise StorageClosed("a memory store stays in its process; use a file:// store across a fork")
+        self._lock.acquire()
+        if self.closed:
+            self._lock.release()
+            raise StorageClosed("this store was closed; open a new one")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class MemoryStorage(Storage):
+    """A store in memory: private, or shared by all of one `name` in this process, each a worker of its own.
+
+    A named store lives until the process ends or `forget(name)`, so that one may put, close, and open again.
+    The workers of one store need clocks that agree. Nothing crosses a fork: in the child every method raises
+    StorageClosed.
+    """
+
+    def __init__(self, name: str | None = None, *, clock: Clock = SYSTEM) -> None:
+        with _named_lock:
+            self._store = Store() if name is None else _named.setdefault(name, Store())
+        self._clock = clock
+        self._gate = Gate(self._store.lock)
+        self._looked: float | None = None
+        self._suspect: StoredEvent | None = None
+        self._worker = ids.new_worker_id()
+        self._stamps = ids.Stamps(self._worker, clock)
+        self._seat = Seat(self._worker, clock.now())
+        with self._gate:
+            self._store.seats[self._worker] = self._seat
+
+    @property
+    def worker(self) -> str:
+        return self._worker
+
+    @staticmethod
+    def forget(name: str) -> None:
+        """Let the next opener of a name find a new store; who has the old one open keeps it."""
+        with _named_lock:
+            _named.pop(name, None)
+
+    def abandon(self) -> None:
+        """For tests: die as by kill -9. Nothing is given back; the others find out in `recover`."""
+        with self._gate:
+            self._gate.closed = True
+            self._store.leave(self._seat)
+            self._store.dead.append(self._seat)
+
+    def close(self) -> None:
+        if self._gate.closed:
+            return
+        with self._gate:
+            now = self._clock.now()
+            for hold in list(self._seat.holds.values()):
+                self._store.put_back(hold.event, now, "released")
+            self._gate.closed = True
+            self._store.leave(self._seat)
+
+    # ------------------------------------------------------------------ events
+
+    def put(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
+        if options.key is not None:
+            raise ValueError("put() takes no key; use put_key() with a single payload")
+        check_name(queue)
+        headers = encode_headers(options)
+        with self._gate:
+            check_sizes(payloads, self._settings(queue).max_bytes)
+            if not payloads:
+                return []
+            return self._add(queue, payloads, headers, options)
+
+    def put_key(self, queue: str, payload: bytes, options: PutOptions) -> tuple[str, bool]:
+        if options.key is None:
+            raise ValueError("put_key() needs a key; use put() without one")
+        if isinstance(options.unique, str) and options.unique not in ("waiting", "open"):
+            raise ConfigError(f"unique={options.unique!r} cannot be; write 'waiting', 'open' or seconds")
+        check_name(queue)
+        headers = encode_headers(options)
+        with self._gate:
+            check_sizes([payload], self._settings(queue).max_bytes)
+            holder = self._store.queue(queue).key_holder(options.key, self._clock.now())
+            if holder is not None:
+                return holder, False
+            return self._add(queue, [payload], headers, options)[0], True
+
+    def _add(self, queue: str, payloads: Sequence[bytes], headers: bytes, options: PutOptions) -> list[str]:
+        now = self._clock.now()
+        place = self._store.queue(queue)
+        stem = self._stamps.next()
+        added = [ids.event_id(stem, index) for index in range(len(payloads))]
+        for id, payload in zip(added, payloads, strict=True):
+            self._store.add(place, id, bytes(payload), headers, options, now)
+        self._store.ring("queue", queue)
+        return added
+
+    def claim(self, queue: str, limit: int = 1) -> list[Claimed]:
+        check_name(queue)
+        with self._gate:
+            place = self._store.queues.get(queue)
+            self._seat.queues.add(queue)
+            if place is None or self._must_be_alone():
+                return []
+            now = self._clock.now()
+            self._store.tidy(place, now)
+            claimed: list[Claimed] = []
+            while len(claimed) < limit and not place.paused(now):
+                event = place.first_ready(self.worker)
+                if event is None:
+                    break
+                if self._store.must_not_start(event, now):
+                    continue
+                suspect = event.crashes >= SUSPECT_CRASHES
+                if suspect and self._seat.holds:
+                    self._suspect = event
+                    break
+                claimed.append(self._store.start(event, self._seat, self._clock))
+                if suspect:
+                    break
+            return claimed
+
+    def _must_be_alone(self) -> bool:
+        """Whether a suspect runs here, or was met and waits for the rest to end (else it might for ever)."""
+        holds = self._seat.holds
+        if len(holds) == 1 and next(iter(holds.values())).event.crashes >= SUSPECT_CRASHES:
+            return True
+        if self._suspect is not None and (not holds or self._suspect.state is not State.READY):
+            self._suspect = None
+        return self._suspect is not None
+
+    def settle(self, claimed: Claimed, outcome: Outcome) -> None:
+        with self._gate:
+            self._held(claimed)
+            self._store.settle(claimed, outcome, self._clock.now())
+
+    def give_back(self, queue: str) -> None:
+        """Nothing is ever fetched ahead in memory."""
+        check_name(queue)
+        with self._gate:
+            return
+
+    def note(self, claimed: Claimed, kind: str, data: bytes) -> None:
+        with self._gate:
+            hold = self._held(claimed)
+            event = hold.event
+            event.notes.append(Note(self._clock.now(), kind, msgspec.Raw(bytes(data))))
+            event.note_bytes += NOTE_OVERHEAD + len(data)
+            while event.note_bytes > MAX_NOTE_BYTES and len(event.notes) > 1:  # the oldest go
+                event.note_bytes -= NOTE_OVERHEAD + len(bytes(event.notes.pop(0).data))
+                event.notes_gone += 1
+            hold.progress = self._clock.monotonic()
+            self._store.queue_of(event).held.move_to_end(event.id)
+
+    def _held(self, claimed: Claimed) -> Hold:
+        hold = claimed.token
+        if isinstance(hold, Hold) and hold.event.hold is hold and hold.seat is self._seat:
+            return hold
+        raise ClaimLost(f"the claim of event {claimed.id} is not held here: settled already, or taken over")
+
+    # ------------------------------------------------------------------ reading
+
+    def get(self, id: str) -> Record | None:
+        with self._gate:
+            event = self._find(id)
+            return None if event is None else event.record()
+
+    def notes(self, id: str, after: int = 0) -> list[Note]:
+        with self._gate:
+            event = self._find(id)
+            return [] if event is None else event.notes[max(0, after - event.notes_gone) :]
+
+    def _find(self, id: str) -> StoredEvent | None:
+        event = self._store.events.get(id)
+        if event is not None:
+            self._store.tidy(self._store.queue_of(event), self._clock.now())
+        return self._store.events.get(id)
+
+    def scan(self, queue: str, state: State, filter: Filter, cursor: str | None = None, limit: int = 100) -> Page:
+        check_name(queue)
+        if limit < 1:
+            raise ValueError(f"limit={limit} gives no page; ask for at least 1")
+        with self._gate:
+            place = self._tidied(queue)
+            found = (
+                event
+                for event in place.events.values()
+                if event.state is state and (cursor is None or event.id > cursor) and event.matches(filter)
+            )
+            first = heapq.nsmallest(limit + 1, found, key=lambda event: event.id)
+            records = tuple(event.record() for event in first[:limit])
+            return Page(records, records[-1].id if len(first) > limit else None)
+
+    def stats(self, queue: str) -> Stats:
+        check_name(queue)
+        with self._gate:
+            place = self._tidied(queue)
+            ready = (event.place for event in place.events.values() if event.state is State.READY)
+            oldest = min(ready, default=None)
+            age = None if oldest is None else max(0.0, self._clock.now() - oldest / 1e9)
+            return Stats(oldest_ready=age, **{str(state): count for state, count in place.counts.items()})
+
+    def _tidied(self, queue: str) -> StoredQueue:
+        place = self._store.queues.get(queue) or StoredQueue(queue)
+        self._store.tidy(place, self._clock.now())
+        return place
+
+    def queues(self) -> list[str]:
+        with self._gate:
+            return sorted(self._store.queues)
+
+    # ------------------------------------------------------------------ changing
+
+    def edit(self, queue: str | None, ids: Sequence[str], edit: Edit) -> list[str]:
+        for name in (queue, edit.queue if isinstance(edit, Move) else None):
+            if name is not None:
+                check_name(name)
+        with self._gate:
+            return [self._edit(id, edit) for id in ids]
+
+    def _edit(self, id: str, edit: Edit) -> str:
+        event = self._find(id)
+        if event is None:
+            return "unknown"
+        return self._store.edit(event, edit, self._clock.now(), self._stamps)
+
+    def purge(self, queue: str, state: State) -> int:
+        check_name(queue)
+        if state is State.CLAIMED:
+            return 0
+        with self._gate:
+            return self._store.purge(self._tidied(queue), state)
+
+    def prune(self, queue: str) -> int:
+        check_name(queue)
+        with self._gate:
+            place = self._store.queues.get(queue)
+            return 0 if place is None else self._store.prune(place, self._clock.now())
+
+    def settings(self, queue: str) -> Settings:
+        check_name(queue)
+        with self._gate:
+            return self._settings(queue)
+
+    def _settings(self, queue: str) -> Settings:
+        place = self._store.queues.get(queue)
+        return Settings() if place is None else place.settings
+
+    def configure(self, queue: str, changes: dict[str, Any]) -> Settings:
+        check_name(queue)
+        with self._gate:
+            settings = changed(self._settings(queue), changes)
+            self._store.queue(queue).settings = settings
+            self._store.ring("queue", queue, everybody=True)  # perhaps it was resumed
+            return settings
+
+    def drop(self, queue: str) -> None:
+        check_name(queue)
+        with self._gate:
+            place = self._store.queues.get(queue)
+            if place is None:
+                return
+            if place.held:
+                raise StorageError(f"{len(place.held)} events of queue {queue!r} are claimed; drop it later")
+            for event in list(place.events.values()):
+                self._store.forget(event)
+            del self._store.queues[queue]
+
+    # ------------------------------------------------------------------ life
+
+    def workers(self) -> list[Worker]:
+        with self._gate:
+            return [
+                Worker(
+                    id=seat.worker, pid=os.getpid(), host=os.uname().nodename, since=seat.since,
+                    claims=tuple(seat.holds), queues=tuple(sorted(seat.queues)),
+                )
+                for seat in self._store.seats.values()
+            ]  # fmt: skip
+
+    def recover(self) -> float:
+        with self._gate:
+            now, monotonic = self._clock.now(), self._clock.monotonic()
+            if self._looked is None or monotonic - self._looked >= LOOK_INTERVAL:
+                self._looked = monotonic
+                self._store.bury(now)
+                self._store.end_leases(now, monotonic)
+                for place in self._store.queues.values():
+                    self._store.tidy(place, now)
+            return self._next_look(now)
+
+    def _next_look(self, now: float) -> float:
+        wait = LOOK_INTERVAL
+        for queue in self._seat.queues:
+            place = self._store.queues.get(queue)
+            if place is None or place.paused(now):
+                continue
+            place.promote(now)
+            due = place.next_due()
+            if due is not None:
+                wait = min(wait, due - now)
+        return wait
+
+    def watch(self, queue: str | None = None, id: str | None = None) -> Watch:
+        if id is None:
+            if queue is None:
+                raise TypeError("watch() needs a queue or an event id")
+            check_name(queue)
+        with self._gate:
+            if id is not None:
+                return self._store.watch(self._seat, "event", id)
+            return self._store.watch(self._seat, "queue", str(queue))
+
+    # ------------------------------------------------------------------ names and slots
+
+    def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
+        with self._gate:
+            held = self._store.names.get(name)
+            if held is not None:
+                return held, False
+            taken = Name(name, self.worker, self._clock.now(), msgspec.Raw(bytes(data)))
+            self._store.names[name] = taken
+            return taken, True
+
+    def names(self, prefix: str = "") -> list[Name]:
+        with self._gate:
+            return [held for name, held in sorted(self._store.names.items()) if name.startswith(prefix)]
+
+    def release_name(self, name: str) -> bool:
+        with self._gate:
+            return self._store.names.pop(name, None) is not None
+
+    def take_slot(self, name: str, limit: int = 1) -> Slot | None:
+        if limit < 1:
+            raise ValueError(f"a slot of {limit} can never be taken; the limit is at least 1")
+        with self._gate:
+            if len(self._store.slots.get(name, ())) >= limit:
+                return None
+            return MemorySlot(self._store, self._seat, name)
+
+
+@functools.lru_cache(1024)
+def check_name(queue: str) -> None:
+    """Refuse what cannot be a queue name on files either, so that a program may change to them.
+
+    A file storage encodes names, and this counts likewise: 1 byte for lower-case letters, digits and `-`,
+    2 for `_`, 3 for each other byte.
+    """
+    if not isinstance(queue, str) or not queue:
+        raise ConfigError(f"a queue name is a non-empty text, not {queue!r}")
+    try:
+        queue.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the queue name {queue!r} is not valid Unicode text") from error
+    length = sum(1 if char in PLAIN else 2 if char == "_" else 3 * len(char.encode()) for char in queue)
+    if length > MAX_NAME:
+        raise ConfigError(f"the queue name {queue[:40]!r}... takes {length} bytes; at most {MAX_NAME}")
+
+
+def check_sizes(payloads: Sequence[bytes], max_bytes: int) -> None:
+    """PayloadError if one put may not be so large; it names the limit."""
+    if len(payloads) > MAX_PUT_EVENTS:
+        raise PayloadError(f"{len(payloads)} events in one put; at most {MAX_PUT_EVENTS}")
+    for payload in payloads:
+        if len(payload) > max_bytes:
+            raise PayloadError(f"a payload of {len(payload)} bytes; this queue takes max_bytes={max_bytes}")
+    total = sum(len(payload) for payload in payloads)
+    if len(payloads) > 1 and total > MAX_PUT_BYTES:
+        raise PayloadError(f"{total} bytes in one put; at most {MAX_PUT_BYTES}")
+
+
+def encode_headers(options: PutOptions) -> bytes:
+    """Headers as JSON: what is read back shares nothing with the caller's, and looks as on disk."""
+    if not options.headers:
+        return b"{}"
+    try:
+        return msgspec.json.encode(options.headers)
+    except (TypeError, ValueError) as error:
+        raise PayloadError(f"headers must be JSON: {error}") from error
+
+
+def changed(settings: Settings, changes: dict[str, Any]) -> Settings:
+    """Settings with changes; ConfigError for an unknown name or a value of the wrong type."""
+    unknown = sorted(changes.keys() - set(Settings.__struct_fields__))
+    if unknown:
+        known = ", ".join(Settings.__struct_fields__)
+        raise ConfigError(f"unknown queue setting {unknown[0]!r}; there are {known}")
+    try:
+        return msgspec.convert(msgspec.structs.asdict(settings) | changes, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"queue settings: {error}") from error

@@ -1,0 +1,337 @@
+"""What the workers of one memory store share, and the transitions of its events.
+
+Every function here is called with `Store.lock` held.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventq import ids, retry
+from eventq.model import (
+    Attempt,
+    Cancel,
+    Claimed,
+    Completed,
+    Delete,
+    Dropped,
+    Edit,
+    Failure,
+    Move,
+    Name,
+    Outcome,
+    PutOptions,
+    Rejected,
+    Released,
+    Requeue,
+    Retried,
+    Skipped,
+    State,
+)
+from eventq.storage.memory.queue import Hold, StoredEvent, StoredQueue
+from eventq.storage.memory.wake import Bell, PipeWatch
+
+if TYPE_CHECKING:
+    from eventq.clock import Clock
+
+PRUNE_STEP = 1000
+"""Records that one look at a queue gives up at most."""
+
+
+class Seat:
+    """One worker's place in the store: what others give back when it dies."""
+
+    def __init__(self, worker: str, since: float) -> None:
+        self.worker: str = worker
+        self.since: float = since
+        self.holds: dict[str, Hold] = {}
+        self.queues: set[str] = set()
+        self.slots: set[MemorySlot] = set()
+        self.watches: set[PipeWatch] = set()
+
+
+class MemorySlot:
+    """One place of a semaphore."""
+
+    def __init__(self, store: Store, seat: Seat, name: str) -> None:
+        self._store = store
+        self._seat = seat
+        self._name = name
+        store.slots.setdefault(name, set()).add(self)
+        seat.slots.add(self)
+
+    def release(self) -> None:
+        with self._store.lock:
+            self._seat.slots.discard(self)
+            holders = self._store.slots.get(self._name, set())
+            holders.discard(self)
+            if not holders:
+                self._store.slots.pop(self._name, None)
+
+
+class Store:
+    """The shared state behind every `MemoryStorage` of one name."""
+
+    def __init__(self) -> None:
+        self.lock: threading.RLock = threading.RLock()
+        self.queues: dict[str, StoredQueue] = {}
+        self.events: dict[str, StoredEvent] = {}
+        self.seats: dict[str, Seat] = {}
+        self.dead: list[Seat] = []
+        self.names: dict[str, Name] = {}
+        self.slots: dict[str, set[MemorySlot]] = {}
+        self.bells: dict[tuple[str, str], Bell] = {}
+
+    def queue(self, name: str) -> StoredQueue:
+        """A queue, made on first use."""
+        if name not in self.queues:
+            self.queues[name] = StoredQueue(name)
+        return self.queues[name]
+
+    def queue_of(self, event: StoredEvent) -> StoredQueue:
+        return self.queues[event.queue]
+
+    def tidy(self, queue: StoredQueue, now: float) -> None:
+        """Bring a queue up to date; every look at it begins here."""
+        queue.promote(now)
+        self.prune(queue, now, PRUNE_STEP)
+
+    def prune(self, queue: StoredQueue, now: float, most: int | None = None) -> int:
+        """Forget what retention gives up, at most so many records; how many went."""
+        count = 0
+        while count != most and (event := queue.lapsed(now)) is not None:
+            self.forget(event)
+            count += 1
+        return count
+
+    def purge(self, queue: StoredQueue, state: State) -> int:
+        """Forget all events of a state; how many went."""
+        found = [event for event in queue.events.values() if event.state is state]
+        for event in found:
+            queue.free_key(event)
+            self.forget(event)
+        return len(found)
+
+    # ------------------------------------------------------------------ transitions
+
+    def add(
+        self, queue: StoredQueue, id: str, payload: bytes, headers: bytes, options: PutOptions, now: float
+    ) -> StoredEvent:
+        """A new event, with its key if that is free. Nobody is woken yet."""
+        event = StoredEvent(id, queue.name, payload, headers, options)
+        delayed = event.due is not None and event.due > now
+        if event.due is not None and delayed:
+            event.wait_until(event.due)
+        queue.enter(event, State.DELAYED if delayed else State.READY)
+        queue.hold_key(event, now)
+        self.events[id] = event
+        return event
+
+    def start(self, event: StoredEvent, seat: Seat, clock: Clock) -> Claimed:
+        queue = self.queue_of(event)
+        queue.leave(event)
+        event.hold = hold = Hold(event, seat, clock.now(), clock.monotonic())
+        queue.enter(event, State.CLAIMED)
+        seat.holds[event.id] = hold
+        if event.unique == "waiting":
+            queue.free_key(event)
+        hold.claimed = Claimed(
+            event.id, event.queue, event.payload, event.codec, msgspec.json.decode(event.headers),
+            event.priority, event.failures, event.crashes, event.max_attempts, event.keep, hold,
+        )  # fmt: skip
+        return hold.claimed
+
+    def must_not_start(self, event: StoredEvent, now: float) -> bool:
+        """Whether an event is past starting; then it is settled here."""
+        settings = self.queue_of(event).settings
+        verdict = retry.before_start(now, event.expires, event.crashes, event.max_crashes, settings)
+        if isinstance(verdict, Dropped):
+            self.drop(event, now, verdict)
+        elif isinstance(verdict, Rejected):
+            self.finish(event, now, State.DEAD, verdict.failure)
+        return verdict is not None
+
+    def settle(self, claimed: Claimed, outcome: Outcome, now: float) -> None:
+        hold: Hold = claimed.token
+        event = hold.event
+        match outcome:
+            case Completed(value, codec):
+                event.value, event.value_codec, event.keep = value, codec, claimed.keep
+                self.finish(event, now, State.COMPLETED, None)
+            case Retried(delay, failure):
+                event.failures += 1
+                event.failure = failure
+                self.put_back(event, now, "failed", delay, failure)
+            case Released(delay):
+                self.put_back(event, now, "released", delay)
+            case Skipped():
+                self.put_back(event, now, "skipped", skipper=hold.seat.worker)
+            case Rejected(failure):
+                event.failures += 1
+                self.finish(event, now, State.DEAD, failure)
+            case Dropped():
+                self.drop(event, now, outcome)
+
+    def put_back(
+        self, event: StoredEvent, now: float, outcome: str, delay: float = 0.0, error: Failure | None = None,
+        skipper: str | None = None,
+    ) -> None:  # fmt: skip
+        """A claim ends and the event is open again: at its old place, or after a delay."""
+        queue = self.queue_of(event)
+        queue.leave(event)
+        self._end_attempt(event, now, outcome, error)
+        if skipper is not None:
+            event.skippers |= {skipper}
+        if delay > 0:
+            event.wait_until(now + delay)
+        queue.enter(event, State.DELAYED if delay > 0 else State.READY)
+        self.ring("queue", event.queue, everybody=skipper is not None)
+
+    def crash(self, hold: Hold, now: float) -> None:
+        """The holder died, or outlived its lease."""
+        hold.event.crashes += 1
+        self.put_back(hold.event, now, "crashed")
+
+    def drop(self, event: StoredEvent, now: float, outcome: Dropped) -> None:
+        if outcome.state not in (State.EXPIRED, State.CANCELLED):
+            raise ValueError(f"Dropped ends an event as expired or cancelled, not {outcome.state}")
+        self.finish(event, now, outcome.state, Failure(str(outcome.state), outcome.reason))
+
+    def finish(self, event: StoredEvent, now: float, state: State, failure: Failure | None) -> None:
+        """The event reaches a final state; its record stays if it is one to keep."""
+        queue = self.queue_of(event)
+        queue.leave(event)
+        self._end_attempt(event, now, str(state), failure)
+        event.settled = now
+        event.failure = None if state is State.COMPLETED else failure or event.failure
+        queue.free_key(event)
+        empty = state is State.COMPLETED and event.value is None
+        if empty or queue.keep_of(state, event.keep) <= 0:
+            del self.events[event.id]
+        else:
+            queue.enter(event, state)
+            self.tidy(queue, now)
+        self.ring("event", event.id, everybody=True)
+
+    def forget(self, event: StoredEvent) -> None:
+        """An event leaves without a trace."""
+        self.queue_of(event).leave(event)
+        del self.events[event.id]
+        self.ring("event", event.id, everybody=True)
+
+    def _end_attempt(self, event: StoredEvent, now: float, outcome: str, error: Failure | None) -> None:
+        hold, event.hold = event.hold, None
+        if hold is not None:
+            event.add_attempt(Attempt(hold.seat.worker, hold.started, now, outcome, error))
+            del hold.seat.holds[event.id]
+            hold.claimed = None
+
+    # ------------------------------------------------------------------ edits
+
+    def edit(self, event: StoredEvent, edit: Edit, now: float, stamps: ids.Stamps) -> str:
+        """One edit of one event; the word of `Storage.edit`."""
+        waiting = event.state in (State.READY, State.DELAYED)
+        match edit:
+            case Cancel(reason) if waiting:
+                self.drop(event, now, Dropped(State.CANCELLED, reason))
+                return "cancelled"
+            case Cancel() if event.hold is not None and event.hold.claimed is not None:
+                event.hold.claimed.cancelled = True
+                return "requested"
+            case Requeue() if event.state is State.COMPLETED:
+                return self._replay(event, now, stamps)
+            case Requeue() if event.state not in (State.READY, State.CLAIMED):
+                self._requeue(event, now, stamps)
+                return event.id
+            case Move(target) if waiting:
+                self._move(event, self.queue(target), now)
+                return "moved"
+            case Delete() if event.state is not State.CLAIMED:
+                self.queue_of(event).free_key(event)
+                self.forget(event)
+                return "deleted"
+        return "too late"
+
+    def _requeue(self, event: StoredEvent, now: float, stamps: ids.Stamps) -> None:
+        """Ready at the end of its queue, as if new but for its id and its history."""
+        queue = self.queue_of(event)
+        queue.leave(event)
+        event.place = ids.nanoseconds_of(stamps.next())
+        event.due = event.failure = None
+        event.settled = 0.0
+        event.failures = event.crashes = 0
+        if event.expires is not None and event.expires <= now:
+            event.expires = None
+        queue.enter(event, State.READY)
+        queue.hold_key_again(event, now)
+        self.ring("queue", queue.name)
+
+    def _replay(self, event: StoredEvent, now: float, stamps: ids.Stamps) -> str:
+        options = PutOptions(
+            codec=event.codec, priority=event.priority, max_attempts=event.max_attempts,
+            max_crashes=event.max_crashes, keep=event.keep,
+        )  # fmt: skip
+        replay = ids.event_id(stamps.next(), 0)
+        self.add(self.queue_of(event), replay, event.payload, event.headers, options, now)
+        self.ring("queue", event.queue)
+        return replay
+
+    def _move(self, event: StoredEvent, target: StoredQueue, now: float) -> None:
+        source = self.queue_of(event)
+        source.leave(event)
+        source.free_key(event)
+        event.queue = target.name
+        target.enter(event, event.state)
+        target.hold_key_again(event, now)
+        self.ring("queue", target.name)
+
+    # ------------------------------------------------------------------ death and waking
+
+    def leave(self, seat: Seat) -> None:
+        """A worker is gone, by will or not: its slots and watches are free at once."""
+        self.seats.pop(seat.worker, None)
+        for slot in list(seat.slots):
+            slot.release()
+        for watch in list(seat.watches):
+            watch.close()
+
+    def bury(self, now: float) -> None:
+        """Put back what dead workers held."""
+        for seat in self.dead:
+            for hold in list(seat.holds.values()):
+                self.crash(hold, now)
+        self.dead.clear()
+
+    def end_leases(self, now: float, monotonic: float) -> None:
+        """Take over what was held too long; `held` is in order of progress, so only those are looked at."""
+        for queue in self.queues.values():
+            lease = queue.settings.lease
+            while lease is not None and queue.held:
+                hold = next(iter(queue.held.values()))
+                if monotonic - hold.progress < lease:
+                    break
+                self.crash(hold, now)
+
+    def ring(self, kind: str, name: str, everybody: bool = False) -> None:
+        bell = self.bells.get((kind, name))
+        if bell is not None:
+            bell.ring(everybody)
+
+    def watch(self, seat: Seat, kind: str, name: str) -> PipeWatch:
+        """A watch for `"queue"` or `"event"`; the pipe is closed with its last watch."""
+        if (kind, name) not in self.bells:
+            self.bells[kind, name] = Bell()
+        bell = self.bells[kind, name]
+
+        def closed(watch: PipeWatch) -> None:
+            seat.watches.discard(watch)
+            if not bell.watches:
+                del self.bells[kind, name]
+                bell.close()
+
+        watch = PipeWatch(bell, self.lock, closed)
+        seat.watches.add(watch)
+        return watch

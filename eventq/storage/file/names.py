@@ -1,0 +1,148 @@
+"""Named claims and slots.
+
+A name is a file that is linked into place, so that one of any number of takers wins; it stays until it is released.
+A slot is a lock on a file, so the kernel frees it the instant its holder dies; the file is removed under its lock, and
+whoever locks it then checks that the name still leads to it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from eventq.errors import StorageError
+from eventq.model import Name
+from eventq.storage.file import disk
+from eventq.storage.file.drafts import Drafts, make_folder
+from eventq.storage.file.layout import digest
+
+log: logging.Logger = logging.getLogger("eventq.storage")
+
+MAX_NAME_BYTES = 1 << 20
+TAKE_TRIES = 100
+
+
+class Names:
+    """The names of one store."""
+
+    def __init__(self, root: str, durable: bool) -> None:
+        self._folder = root + "/names/"
+        self._durable = durable
+
+    def take(self, record: Name, drafts: Drafts) -> tuple[Name, bool]:
+        draft = drafts.named(f"name-{digest(record.name)[:16]}", msgspec.json.encode(record))
+        target = self._folder + digest(record.name)
+        try:
+            for _ in range(TAKE_TRIES):
+                try:
+                    disk.link(draft.path, target)
+                except FileExistsError:
+                    holder = self.read(digest(record.name))
+                    if holder is None:
+                        continue  # released this instant
+                    return holder, False
+                except FileNotFoundError:
+                    make_folder(self._folder, self._durable)
+                else:
+                    if self._durable:
+                        disk.sync_folder(self._folder)
+                    return record, True
+        finally:
+            drafts.drop(draft)
+        raise StorageError(f"the name {record.name!r} changes hands faster than it can be read; try again")
+
+    def read(self, filename: str) -> Name | None:
+        try:
+            data = disk.read_file(self._folder + filename, MAX_NAME_BYTES)
+        except FileNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(data, type=Name)
+        except msgspec.MsgspecError as error:
+            path = self._folder + filename
+            raise StorageError(f"{path} cannot be read ({error}); remove it to free the name") from error
+
+    def all(self, prefix: str) -> list[Name]:
+        found = []
+        for filename in disk.list_if_any(self._folder):
+            try:
+                name = self.read(filename)
+            except (OSError, StorageError) as error:
+                log.error("a taken name cannot be listed: %s", error)  # it must not hide the others
+                continue
+            if name is not None and name.name.startswith(prefix):
+                found.append(name)
+        return sorted(found, key=lambda name: name.name)
+
+    def release(self, name: str) -> bool:
+        return disk.unlink_if_any(self._folder + digest(name))
+
+
+class FileSlot:
+    """A held slot."""
+
+    __slots__ = ("_slots", "fd", "path")
+
+    def __init__(self, slots: Slots, path: str, fd: int) -> None:
+        self._slots = slots
+        self.path: str = path
+        self.fd: int = fd
+
+    def release(self) -> None:
+        self._slots.release(self)
+
+
+class Slots:
+    """The slots that this process holds."""
+
+    def __init__(self, root: str, durable: bool) -> None:
+        self._folder = root + "/slots/"
+        self._durable = durable
+        self._held: set[FileSlot] = set()
+
+    def take(self, name: str, limit: int) -> FileSlot | None:
+        stem = self._folder + digest(name)
+        for number in range(limit):
+            slot = self._take(f"{stem}.{number}")
+            if slot is not None:
+                self._held.add(slot)
+                return slot
+        return None
+
+    def _take(self, path: str) -> FileSlot | None:
+        for _ in range(TAKE_TRIES):
+            try:
+                fd = disk.open_or_create(path)
+            except FileNotFoundError:
+                make_folder(self._folder, self._durable)
+                continue
+            if not disk.try_hold(fd):
+                disk.close(fd)
+                return None
+            try:
+                if disk.stat(path).st_ino == disk.fstat(fd).st_ino:
+                    return FileSlot(self, path, fd)
+            except FileNotFoundError:
+                pass  # removed by its last holder between our open and our lock: take the next file of that name
+            disk.close(fd)
+        return None
+
+    def release(self, slot: FileSlot) -> None:
+        if slot in self._held:
+            self._held.discard(slot)
+            try:
+                disk.unlink_if_any(slot.path)
+            except OSError as error:
+                log.warning("the file of a free slot stays behind, and is used again: %s", error)
+            finally:
+                disk.close(slot.fd)
+
+    def close(self) -> None:
+        for slot in list(self._held):
+            self.release(slot)
+
+    def abandon(self) -> None:
+        for slot in self._held:
+            disk.close(slot.fd)
+        self._held.clear()

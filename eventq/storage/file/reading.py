@@ -1,0 +1,318 @@
+"""Reading without claiming: where an event is, what it holds, and pages of events in id order.
+
+A reader takes no lock. Files move while it looks, so what it does not find in one search may have moved behind its
+back: it searches again before it says that an event is not there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from eventq.clock import Clock
+from eventq.ids import ID_LENGTH, index_of, stem_of
+from eventq.model import FINAL_STATES, Attempt, Filter, Page, Record, State, Stats
+from eventq.storage.file import disk, line
+from eventq.storage.file.feed import MAX_FILE_BYTES
+from eventq.storage.file.layout import (
+    CLAIM_FILE,
+    DELAYED_FILE,
+    EVENT_FILE,
+    PRIORITY,
+    QueuePaths,
+    bucket_of,
+    decode_queue,
+)
+from eventq.storage.file.line import Folded
+
+SEARCHES = 3
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An event file, where a reader saw it."""
+
+    path: str
+    name: str
+    """As in `ready/`: without due time or claim prefix."""
+    queue: str
+    priority: int
+    state: State
+    """What its folder says: `claimed` files also hold events that are still ready."""
+    due: float | None = None
+    worker: str | None = None
+
+    @property
+    def bare(self) -> str:
+        return self.name.rstrip("+")
+
+
+class Reader:
+    """Reads one store."""
+
+    def __init__(self, root: str, clock: Clock) -> None:
+        self._root = root
+        self._clock = clock
+
+    # ------------------------------------------------------------------ files
+
+    def open_files(self, paths: QueuePaths) -> Iterator[Found]:
+        """The files of a queue that may hold open events, in the direction in which they usually move."""
+        yield from self._delayed(paths)
+        yield from self._ready(paths)
+        yield from self._claimed(paths)
+
+    def _ready(self, paths: QueuePaths) -> Iterator[Found]:
+        for folder in disk.list_if_any(paths.ready):
+            if PRIORITY.match(folder):
+                for name in disk.list_if_any(paths.ready + folder):
+                    if EVENT_FILE.match(name):
+                        path = f"{paths.ready}{folder}/{name}"
+                        yield Found(path, name, paths.name, int(folder), State.READY)
+
+    def _delayed(self, paths: QueuePaths) -> Iterator[Found]:
+        now = self._clock.now()
+        for bucket in disk.list_if_any(paths.delayed):
+            for name in disk.list_if_any(paths.delayed + bucket):
+                if (match := DELAYED_FILE.match(name)) is not None:
+                    path = f"{paths.delayed}{bucket}/{name}"
+                    due = int(match[1], 16) / 1e9
+                    state = State.DELAYED if due > now else State.READY
+                    yield Found(path, match[3], paths.name, int(match[2]), state, due)
+
+    def _claimed(self, paths: QueuePaths) -> Iterator[Found]:
+        workers = self._root + "/workers/"
+        for worker in disk.list_if_any(workers):
+            for name in disk.list_if_any(f"{workers}{worker}/claims"):
+                match = CLAIM_FILE.match(name)
+                if match is not None and match[1] == paths.encoded and EVENT_FILE.match(match[3]):
+                    path = f"{workers}{worker}/claims/{name}"
+                    yield Found(path, match[3], paths.name, int(match[2]), State.CLAIMED, None, worker)
+
+    def final_files(self, paths: QueuePaths, state: State, start: str = "") -> Iterator[Found]:
+        """The files of a final state, from a bucket on, in order."""
+        folder = paths.final(state)
+        for bucket in disk.list_if_any(folder):
+            if bucket < bucket_of(start):
+                continue
+            for name in disk.list_if_any(folder + bucket):
+                if EVENT_FILE.match(name):
+                    yield Found(f"{folder}{bucket}/{name}", name, paths.name, 0, state)
+
+    def fold(self, found: Found) -> Folded | None:
+        """A file's content; None if it has moved."""
+        try:
+            return line.fold(disk.read_file(found.path, MAX_FILE_BYTES), stem_of(found.name))
+        except OSError:
+            return None
+
+    def records(self, found: Found) -> list[Record]:
+        """The events that a file holds, each with the state in which it is."""
+        folded = self.fold(found)
+        return [] if folded is None else records_of(found, folded)
+
+    # ------------------------------------------------------------------ one event
+
+    def locate(self, queues: Iterable[QueuePaths], id: str) -> tuple[Found, Record] | None:
+        """Where an event is, and what it is."""
+        known = list(queues)
+        for search in range(SEARCHES):
+            for paths in known:
+                found = self._locate(paths, id) or (self._locate_born(paths, id) if search == SEARCHES - 1 else None)
+                if found is not None:
+                    return found
+        return None
+
+    def _locate(self, paths: QueuePaths, id: str) -> tuple[Found, Record] | None:
+        """By name: the file it was put in, or one of its own."""
+        for found in self._places(paths, id):
+            record = self._pick(found, id)
+            if record is not None:
+                return found, record
+        return None
+
+    def _places(self, paths: QueuePaths, id: str) -> Iterator[Found]:
+        """Where an event can be by its names, in the direction in which events move: `delayed/`, `ready/`, the rooms,
+        the final folders. Only `delayed/` and the rooms need listing."""
+        names = (stem_of(id), id)
+        for found in self._delayed(paths):
+            if found.bare in names:
+                yield found
+        for folder in disk.list_if_any(paths.ready):
+            if PRIORITY.match(folder):
+                for name in (*names, names[0] + "+", id + "+"):
+                    yield Found(f"{paths.ready}{folder}/{name}", name, paths.name, int(folder), State.READY)
+        for found in self._claimed(paths):
+            if found.bare in names:
+                yield found
+        for state in FINAL_STATES:
+            for name in names:
+                yield Found(f"{paths.final(state)}{bucket_of(id)}/{name}", name, paths.name, 0, state)
+
+    def _locate_born(self, paths: QueuePaths, id: str) -> tuple[Found, Record] | None:
+        """By content: it was given back together with others. The only search that reads the open files."""
+        needle = b'"born":"%b"' % id.encode()
+        for found in self.open_files(paths):
+            try:
+                data = disk.read_file(found.path, MAX_FILE_BYTES)
+            except OSError:
+                continue
+            if needle in data:
+                for record in records_of(found, line.fold(data, stem_of(found.name))):
+                    if record.id == id:
+                        return found, record
+        return None
+
+    def _pick(self, found: Found, id: str) -> Record | None:
+        """One event of a file, without reading the lines of the others."""
+        try:
+            data = disk.read_file(found.path, MAX_FILE_BYTES)
+        except OSError:
+            return None  # it is not there, or not any more
+        folded = line.fold(line.lines_of(data, id), stem_of(id))
+        for record in records_of(found, folded):
+            if record.id == id:
+                return record
+        return None
+
+    def claims_of(self, worker: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Ids of the events that a worker has started, and the queues of its claimed files."""
+        ids: list[str] = []
+        queues: set[str] = set()
+        for name in disk.list_if_any(f"{self._root}/workers/{worker}/claims"):
+            match = CLAIM_FILE.match(name)
+            if match is None or not EVENT_FILE.match(match[3]):
+                continue
+            queue = decode_queue(match[1])
+            path = f"{self._root}/workers/{worker}/claims/{name}"
+            records = self.records(Found(path, match[3], queue, int(match[2]), State.CLAIMED, None, worker))
+            ids += [record.id for record in records if record.state is State.CLAIMED]
+            queues.update(record.queue for record in records)
+        return tuple(sorted(ids)), tuple(sorted(queues))
+
+    # ------------------------------------------------------------------ pages
+
+    def scan(self, paths: QueuePaths, state: State, wanted: Filter, cursor: str | None, limit: int) -> Page:
+        """A page of records of one state, in id order."""
+        if limit < 1:
+            raise ValueError(f"limit={limit}: a page has at least one record")
+        records: list[Record] = []
+        for record in self._ordered(paths, state, cursor or ""):
+            if (cursor is None or record.id > cursor) and record.state is state and matches(record, wanted):
+                if len(records) == limit:
+                    return Page(tuple(records), records[-1].id)
+                records.append(record)
+        return Page(tuple(records))
+
+    def _ordered(self, paths: QueuePaths, state: State, cursor: str) -> Iterator[Record]:
+        """Records in id order, from about a cursor on: files of one time stamp are read together."""
+        group: list[Found] = []
+        stamp = ""
+        for found in self._candidates(paths, state, cursor):
+            if found.name[:16] < cursor[:16]:
+                continue
+            if found.name[:16] != stamp:
+                yield from self._group(group)
+                group, stamp = [], found.name[:16]
+            group.append(found)
+        yield from self._group(group)
+
+    def _group(self, group: list[Found]) -> Iterator[Record]:
+        seen: dict[str, Record] = {}
+        for found in group:
+            for record in self.records(found):
+                seen.setdefault(record.id, record)
+        for id in sorted(seen):
+            yield seen[id]
+
+    def _candidates(self, paths: QueuePaths, state: State, cursor: str) -> Iterator[Found]:
+        if state is State.DELAYED:
+            return iter(sorted(self._delayed(paths), key=_by_name))
+        open_files = sorted(self.open_files(paths), key=_by_name)
+        if state in (State.READY, State.CLAIMED):
+            return iter(open_files)
+        return heapq.merge(self.final_files(paths, state, cursor), open_files, key=_by_name)
+
+    # ------------------------------------------------------------------ counts
+
+    def stats(self, paths: QueuePaths, now: float) -> Stats:
+        """Counts per state, each event once."""
+        counts = dict.fromkeys(State, 0)
+        oldest: float | None = None
+        seen: set[str] = set()
+        for found in self.open_files(paths):
+            if found.bare in seen:
+                continue
+            try:
+                data = disk.read_file(found.path, MAX_FILE_BYTES)
+            except OSError:
+                continue
+            seen.add(found.bare)
+            if found.due is None and found.state is State.READY and found.name == stem_of(found.name):
+                counted = data.count(b"\n")  # nobody has claimed it yet: every line is an event
+                counts[State.READY] += counted
+                first = int(found.name[:16], 16) / 1e9 if counted else None
+                oldest = first if oldest is None or (first is not None and first < oldest) else oldest
+                continue
+            for record in records_of(found, line.fold(data, stem_of(found.name))):
+                counts[record.state] += 1
+                if record.state is State.READY and (oldest is None or record.created < oldest):
+                    oldest = record.created
+        for state in (State.COMPLETED, State.DEAD, State.EXPIRED, State.CANCELLED):
+            for found in self.final_files(paths, state):
+                counts[state] += len(self.records(found)) if state is State.COMPLETED else 1
+        return Stats(
+            **{state.value: count for state, count in counts.items()},
+            oldest_ready=None if oldest is None else max(0.0, now - oldest),
+        )
+
+
+def _by_name(found: Found) -> str:
+    return found.name
+
+
+def records_of(found: Found, folded: Folded) -> list[Record]:
+    """The events of a file as a reader sees them; moved ones are elsewhere, and completed ones without a value are
+    gone."""
+    records = []
+    moved = {index for move in folded.moves for index in move.of}
+    own = index_of(found.bare) if len(found.bare) == ID_LENGTH else None
+    for index in sorted(folded.lines):
+        if index in moved or (own is not None and index != own):
+            continue
+        past = folded.pasts.get(index)
+        state = _state_of(found, past)
+        if state is None:
+            continue
+        record = line.record_of(folded, index, found.queue, found.priority, state, found.due)
+        records.append(record)
+    return records
+
+
+def _state_of(found: Found, past: line.Past | None) -> State | None:
+    settled = None if past is None else past.settled
+    if found.state not in (State.READY, State.DELAYED, State.CLAIMED):
+        # in completed/ the folder is the truth, even if a power cut took the last record
+        gone = found.state is State.COMPLETED and settled is not None and not settled.has_value()
+        return None if gone else found.state
+    if settled is not None:
+        if settled.outcome == State.COMPLETED:
+            return State.COMPLETED if settled.has_value() else None
+        return State(settled.outcome)
+    if found.state is State.CLAIMED:
+        return State.CLAIMED if past is not None and past.running is not None else State.READY
+    return found.state
+
+
+def matches(record: Record, wanted: Filter) -> bool:
+    """Whether a record passes a filter."""
+    if wanted.created_from is not None and record.created < wanted.created_from:
+        return False
+    if wanted.created_to is not None and record.created >= wanted.created_to:
+        return False
+    if wanted.worker is not None:
+        last: Attempt | None = record.attempts[-1] if record.attempts else None
+        if record.worker != wanted.worker and (last is None or last.worker != wanted.worker):
+            return False
+    return all(name in record.headers and record.headers[name] == value for name, value in wanted.headers.items())

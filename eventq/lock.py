@@ -1,0 +1,161 @@
+"""Locks and semaphores across processes, which heal the instant their holder dies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventq import clock
+from eventq.bridge import sleep
+from eventq.config import at_least_one, patience, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from eventq.storage.base import Slot
+    from eventq.store import Store
+
+FIRST_PAUSE = 0.001
+LAST_PAUSE = 0.05
+"""Who waits looks again after 1 ms, 2 ms, 4 ms ... and then twenty times a second."""
+
+
+class Semaphore:
+    """At most `limit` holders at a time, over all processes of the store; made by `app.semaphore(name, limit)`.
+
+    A holder is `with semaphore:`, or whoever called `acquire()`. A holder's place is free at once when its process
+    dies, however it dies. Nothing is promised about order: whoever looks first gets it. There is no lease, so a holder
+    that hangs holds on. Every process must give the same limit. An object may be shared by threads.
+    """
+
+    __slots__ = ("_held", "_slot_name", "limit", "name", "store")
+
+    def __init__(self, store: Store, name: str, limit: int) -> None:
+        self.name: str = text("the name of a lock or semaphore", name)
+        """Its name; locks and semaphores have names of their own."""
+        self.limit: int = at_least_one(limit)
+        """How many may hold it."""
+        self.store: Store = store
+        """The opened store that it belongs to."""
+        self._slot_name = f"semaphore:{name}"
+        self._held: list[Slot] = []
+
+    @property
+    def aio(self) -> AsyncSemaphore:
+        """The same, awaitable."""
+        return AsyncSemaphore(self, self._take, self._pauses)
+
+    @property
+    def held(self) -> bool:
+        """Whether it was acquired through this object and not released."""
+        return bool(self._held)
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Take a place; waits up to `timeout` seconds (None: for ever, 0: not at all). False if there was none.
+
+        Each acquire needs its own release; taking it twice takes two places, which a lock does not have.
+        """
+        for pause in self._pauses(timeout):
+            if self._take():
+                return True
+            clock.sleep(pause)
+        return self._take()
+
+    def release(self) -> None:
+        """Give the place back. Raises RuntimeError if this object holds none."""
+        try:
+            slot = self._held.pop()
+        except IndexError:
+            raise RuntimeError(f"{self!r} is not held by this object; acquire() it first") from None
+        slot.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    async def __aenter__(self) -> None:
+        await self.aio.acquire()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aio.release()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def _take(self) -> bool:
+        slot = self.store.storage.take_slot(self._slot_name, self.limit)
+        if slot is None:
+            self.store.storage.recover()  # its holder may be dead
+            return False
+        self._held.append(slot)
+        return True
+
+    def _pauses(self, timeout: float | None) -> Iterator[float]:
+        """How long to wait between looks, until the time is over."""
+        seconds = patience(timeout)
+        now = clock.SYSTEM.monotonic
+        deadline = None if seconds is None else now() + seconds
+        pause = FIRST_PAUSE
+        while True:
+            left = pause if deadline is None else deadline - now()
+            if left <= 0:
+                return
+            yield min(pause, left)
+            pause = min(pause * 2, LAST_PAUSE)
+
+
+class Lock(Semaphore):
+    """One holder at a time, over all processes of the store; made by `app.lock(name)`.
+
+    Leader election is a lock that is never given back: every candidate runs
+
+        with app.lock("leader"):
+            lead()
+
+    and exactly one leads; when it dies, another takes over within about 50 ms. Not re-entrant.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__(store, name, 1)
+        self._slot_name = f"lock:{name}"
+
+
+class AsyncSemaphore:
+    """The awaitable twin of a `Lock` or `Semaphore`: `lock.aio`."""
+
+    __slots__ = ("_bridge", "_pauses", "_semaphore", "_take")
+
+    def __init__(
+        self,
+        semaphore: Semaphore,
+        take: Callable[[], bool],
+        pauses: Callable[[float | None], Iterator[float]],
+    ) -> None:
+        self._semaphore = semaphore
+        self._take = take
+        self._pauses = pauses
+        self._bridge = semaphore.store.bridge
+
+    async def acquire(self, timeout: float | None = None) -> bool:
+        """See `Semaphore.acquire`. If the await is cancelled, a place that it had taken is given back."""
+        for pause in self._pauses(timeout):
+            if await self._bridge.take(self._undo, self._take):
+                return True
+            await sleep(pause)
+        return await self._bridge.take(self._undo, self._take)
+
+    async def release(self) -> None:
+        """See `Semaphore.release`."""
+        await self._bridge.call(self._semaphore.release)
+
+    def _undo(self, taken: bool) -> None:
+        if taken:
+            self._semaphore.release()

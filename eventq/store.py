@@ -1,0 +1,55 @@
+"""An opened store: what an app, its queues, claims and handles share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventq.bridge import Bridge
+from eventq.clock import SYSTEM, Clock
+from eventq.codec import JSONCodec
+from eventq.errors import EventqError, PayloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventq.codec import Codec
+    from eventq.storage.base import Storage
+
+
+class Store:
+    """A storage with the codecs, the clock and the threads that one app uses with it."""
+
+    __slots__ = ("bridge", "clock", "codec", "codecs", "storage")
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        codec: Codec | None = None,
+        codecs: Mapping[str, Codec] | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self.storage: Storage = storage
+        self.codec: Codec = codec or JSONCodec()
+        self.codecs: Mapping[str, Codec] = codecs or {self.codec.name: self.codec}
+        self.clock: Clock = clock
+        self.bridge: Bridge = Bridge()
+
+    def codec_named(self, name: str) -> Codec:
+        """The codec by which an event says it was written. Raises PayloadError if it is not known here."""
+        try:
+            return self.codecs[name]
+        except KeyError:
+            raise PayloadError(
+                f"written with the codec {name!r}, which is unknown here; open the app with codecs=[...]"
+            ) from None
+
+    def load(self, data: bytes, codec: str, type: Any = Any) -> Any:
+        """Decode what was read from the storage. Raises PayloadError if it does not fit the type."""
+        reader = self.codec_named(codec)
+        try:
+            return reader.decode(data, type)
+        except EventqError:
+            raise
+        except Exception as error:  # own codecs and hooks may raise anything
+            raise PayloadError(f"cannot decode it from {codec} as {type}: {error}") from error

@@ -1,0 +1,260 @@
+"""Keyed puts, names and slots: of any number who race, exactly the allowed number wins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from eventq.model import Cancel, Completed, Delete, Dropped, Move, Outcome, Rejected, Released, Retried, State
+from eventq.testing.conformance.scene import in_threads
+
+if TYPE_CHECKING:
+    from eventq.storage.base import Slot
+    from eventq.testing.conformance.scene import Scene
+
+HOSTILE_KEYS = ("", "../x", "a/b", "a", "A", "ä", "\0", "\n", "k" * 10_000, "🐝")
+
+
+class KeyRules:
+    def test_the_second_put_of_a_key_changes_nothing(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        first = scene.put_key(one, "key", "first")
+        assert first[1]
+        assert scene.put_key(two, "key", "second") == (first[0], False)
+        assert scene.put_key(one, "key", "third") == (first[0], False)
+        assert scene.record(two, first[0]).key == "key"
+        assert scene.drain(two) == ["first"]
+
+    def test_keys_never_mix(self, scene: Scene) -> None:
+        worker = scene.open()
+        ids = [scene.put_key(worker, key, key) for key in HOSTILE_KEYS]
+        assert all(new for _, new in ids)
+        assert [scene.put_key(worker, key) for key in HOSTILE_KEYS] == [(id, False) for id, _ in ids]
+        assert sorted(scene.drain(worker)) == sorted(HOSTILE_KEYS)
+
+    def test_keys_are_per_queue(self, scene: Scene) -> None:
+        worker = scene.open()
+        assert scene.put_key(worker, "key")[1]
+        assert not scene.put_key(worker, "key")[1]
+        scene.put(worker, 1, queue="other")
+        claimed = scene.claim(worker)
+        assert claimed.queue == "q"
+
+    def test_a_keyed_event_is_like_any_other(self, scene: Scene) -> None:
+        worker = scene.open()
+        scene.put(worker, "plain")
+        scene.put_key(worker, "a", "delayed", due=scene.now() + 0.2)
+        scene.put_key(worker, "b", "first", priority=1, headers={"h": 1})
+        claimed = scene.claim(worker)
+        assert (msgspec.json.decode(claimed.payload), claimed.headers) == ("first", {"h": 1})
+        worker.settle(claimed, Completed())
+        assert scene.drain(worker) == ["plain"]
+        scene.wait(0.3)
+        assert scene.drain(worker) == ["delayed"]
+
+    @pytest.mark.parametrize("unique", ["waiting", "open", 60.0])
+    def test_one_of_many_racing_puts_wins(self, scene: Scene, unique: str | float) -> None:
+        workers = [scene.open() for _ in range(4)]
+        for number in range(10):
+            results: list[tuple[str, bool]] = []
+            in_threads(
+                8,
+                lambda n, key=f"key{number}", results=results: results.append(  # type: ignore[misc]
+                    scene.put_key(workers[n % 4], key, n, unique=unique)
+                ),
+            )
+            assert sum(new for _, new in results) == 1
+            assert len({id for id, _ in results}) == 1
+        assert len(scene.drain(workers[0])) == 10
+
+    # ---- how long a key is held
+
+    @pytest.mark.parametrize(
+        "outcome", [Completed(), Completed(b"1"), Rejected(), Dropped(State.CANCELLED, "")], ids=repr
+    )
+    def test_open_is_until_settled(self, scene: Scene, outcome: Outcome) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key")
+        claimed = scene.claim(worker)
+        assert scene.put_key(worker, "key") == (id, False)
+        worker.settle(claimed, outcome)
+        new_id, new = scene.put_key(worker, "key")
+        assert new
+        assert new_id != id
+        assert scene.claim(worker).id == new_id
+
+    @pytest.mark.parametrize("outcome", [Released(), Retried(), Retried(100.0)], ids=repr)
+    def test_open_again_is_still_open(self, scene: Scene, outcome: Outcome) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key")
+        worker.settle(scene.claim(worker), outcome)
+        assert scene.put_key(worker, "key") == (id, False)
+
+    def test_waiting_is_until_first_started(self, scene: Scene) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key", unique="waiting")
+        assert scene.put_key(worker, "key", unique="waiting") == (id, False)
+        claimed = scene.claim(worker)
+        new_id, new = scene.put_key(worker, "key", unique="waiting")
+        assert new
+        worker.settle(claimed, Completed())
+        assert scene.put_key(worker, "key", unique="waiting") == (new_id, False)
+
+    def test_seconds_outlast_the_event(self, scene: Scene) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key", unique=1.0)
+        worker.settle(scene.claim(worker), Completed())
+        assert scene.put_key(worker, "key", unique=1.0) == (id, False)
+        scene.wait(1.1)
+        new_id, new = scene.put_key(worker, "key", unique=1.0)
+        assert new
+        assert new_id != id
+
+    def test_seconds_end_while_the_event_is_open(self, scene: Scene) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key", unique=0.5)
+        claimed = scene.claim(worker)
+        scene.wait(0.6)
+        new_id, new = scene.put_key(worker, "key", unique=100.0)
+        assert new
+        worker.settle(claimed, Completed())
+        assert scene.put_key(worker, "key") == (new_id, False)
+        assert id != new_id
+
+    def test_a_key_is_held_as_its_holder_said(self, scene: Scene) -> None:
+        """Not as whoever wants it next says."""
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key", unique="open")
+        claimed = scene.claim(worker)
+        for unique in ("waiting", "open", 0.001):
+            assert scene.put_key(worker, "key", unique=unique) == (id, False)
+        worker.settle(claimed, Completed())
+        assert scene.put_key(worker, "key", unique=60.0)[1]
+
+    def test_a_cancelled_or_deleted_event_holds_no_key(self, scene: Scene) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key")
+        assert worker.edit("q", [id], Cancel()) == ["cancelled"]
+        id, new = scene.put_key(worker, "key")
+        assert new
+        assert worker.edit("q", [id], Delete()) == ["deleted"]
+        id, new = scene.put_key(worker, "key")
+        assert new
+        assert scene.claim(worker).id == id
+
+    def test_a_moved_event_holds_no_key_where_it_was(self, scene: Scene) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key")
+        assert worker.edit("q", [id], Move("other")) == ["moved"]
+        new_id, new = scene.put_key(worker, "key")
+        assert new
+        assert scene.claim(worker).id == new_id
+
+    def test_a_dead_producers_key_is_held(self, scene: Scene) -> None:
+        victim, heir = scene.open(), scene.open()
+        id, _ = scene.put_key(victim, "key")
+        scene.kill(victim)
+        scene.look(heir)
+        assert scene.put_key(heir, "key") == (id, False)
+        assert scene.claim(heir).id == id
+
+    # ---- names
+
+    def test_the_first_takes_the_name(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        taken, mine = one.take_name("report", b'{"page": 1}')
+        assert mine
+        assert (taken.name, taken.worker) == ("report", one.worker)
+        assert taken.at == pytest.approx(scene.now(), abs=5)
+        held, mine = two.take_name("report", b"2")
+        assert not mine
+        assert (held.worker, msgspec.json.decode(held.data)) == (one.worker, {"page": 1})
+        assert not one.take_name("report", b"3")[1]
+
+    def test_names_stay_after_their_taker(self, scene: Scene) -> None:
+        one = scene.open()
+        one.take_name("report", b"1")
+        one.close()
+        assert not scene.open().take_name("report", b"2")[1]
+
+    def test_a_released_name_is_free(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        one.take_name("report", b"1")
+        assert two.release_name("report")
+        assert not two.release_name("report")
+        assert two.take_name("report", b"2")[1]
+
+    def test_names_are_listed_by_prefix(self, scene: Scene) -> None:
+        worker = scene.open()
+        for name in ("b/2", "a", "b/1", "B/3", "../x", "ü\n"):
+            worker.take_name(name, b'"%s"' % name[:1].encode())
+        assert [held.name for held in worker.names()] == sorted(["b/2", "a", "b/1", "B/3", "../x", "ü\n"])
+        assert [held.name for held in worker.names("b/")] == ["b/1", "b/2"]
+        assert worker.names("c") == []
+
+    def test_one_of_many_takes_the_name(self, scene: Scene) -> None:
+        workers = [scene.open() for _ in range(4)]
+        for number in range(10):
+            won: list[bool] = []
+            in_threads(
+                8,
+                lambda n, name=f"name{number}", won=won: won.append(  # type: ignore[misc]
+                    workers[n % 4].take_name(name, b"1")[1]
+                ),
+            )
+            assert sum(won) == 1
+
+    # ---- slots
+
+    def test_a_lock_excludes(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        slot = one.take_slot("lock")
+        assert slot is not None
+        assert two.take_slot("lock") is None
+        assert one.take_slot("lock") is None
+        assert two.take_slot("another") is not None
+        slot.release()
+        slot.release()
+        assert two.take_slot("lock") is not None
+        slot.release()
+        assert one.take_slot("lock") is None
+
+    def test_as_many_slots_as_the_limit(self, scene: Scene) -> None:
+        workers = [scene.open() for _ in range(3)]
+        slots = [worker.take_slot("../s", 3) for worker in workers]
+        assert None not in slots
+        assert [worker.take_slot("../s", 3) for worker in workers] == [None] * 3
+        for slot in slots[:2]:
+            assert slot is not None
+            slot.release()
+        assert workers[0].take_slot("../s", 3) is not None
+        assert workers[0].take_slot("../s", 3) is not None
+        assert workers[0].take_slot("../s", 3) is None
+
+    def test_a_closed_workers_slots_are_free(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        assert one.take_slot("lock") is not None
+        one.close()
+        assert two.take_slot("lock") is not None
+
+    def test_never_more_than_the_limit_with_threads(self, scene: Scene) -> None:
+        workers = [scene.open() for _ in range(4)]
+        inside: list[int] = []
+        peaks: list[int] = []
+
+        def work(number: int) -> None:
+            entered = 0
+            while entered < 20:
+                slot: Slot | None = workers[number % 4].take_slot("pool", 3)
+                if slot is None:
+                    continue
+                inside.append(number)
+                peaks.append(len(inside))
+                inside.remove(number)
+                slot.release()
+                entered += 1
+
+        in_threads(8, work)
+        assert 1 <= max(peaks) <= 3

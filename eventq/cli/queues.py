@@ -1,0 +1,257 @@
+"""`eventq status`, `workers`, `pause`, `resume` and `prune`: queues as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventq import clock
+from eventq.cli.command import (
+    Command,
+    Exit,
+    existing_store,
+    masked,
+    require_queue,
+    seconds,
+    store_url,
+)
+from eventq.cli.console import Progress, duration, print_json, print_table, printable, styled, timestamp
+from eventq.cli.record import scan
+from eventq.model import FINAL_STATES, Delete, Filter, Settings, State, Stats
+
+if TYPE_CHECKING:
+    import argparse
+
+    from eventq.storage.base import Storage
+
+# ---- status
+
+
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("queues", nargs="*", metavar="QUEUE", help="only these queues (default: all)")
+
+
+def _status(args: argparse.Namespace) -> int:
+    with existing_store(args) as storage:
+        names = [require_queue(storage, name) for name in args.queues] or storage.queues()
+        workers = storage.workers()
+        serving = {name: sum(name in worker.queues for worker in workers) for name in names}
+        found = []
+        progress = Progress("counted queues", len(names))
+        for name in names:
+            found.append((name, storage.stats(name), storage.settings(name)))
+            progress.at(len(found))
+        progress.close()
+    if args.json:
+        documents = [_status_document(*entry, serving[entry[0]]) for entry in found]
+        print_json({"store": masked(store_url(args)), "workers": len(workers), "queues": documents})
+        return Exit.OK
+    if not found:
+        print(f"no queues in {printable(masked(store_url(args)))}")
+        return Exit.OK
+    states = [state.value for state in State]
+    rows = [
+        [
+            name,
+            *(getattr(stats, state) for state in states),
+            duration(stats.oldest_ready),
+            serving[name],
+            _pause(settings),
+        ]
+        for name, stats, settings in found
+    ]
+    header = ["QUEUE", *(state.upper() for state in states), "OLDEST", "WORKERS", "PAUSED"]
+    print_table(header, rows, right=range(1, len(header) - 1))
+    idle = [name for name, stats, settings in found if stats.ready and not serving[name] and not is_paused(settings)]
+    if idle:
+        print(styled(f"nobody claims from: {printable(', '.join(idle))}", "yellow"))
+    return Exit.OK
+
+
+def is_paused(settings: Settings) -> bool:
+    """Whether a queue is paused now; a pause may have ended by itself."""
+    until = settings.paused_until
+    return settings.paused and (until is None or clock.SYSTEM.now() < until)
+
+
+def _pause(settings: Settings) -> str:
+    if not is_paused(settings):
+        return "-"
+    until = settings.paused_until
+    return "yes" if until is None else f"for {duration(until - clock.SYSTEM.now())}"
+
+
+def _status_document(name: str, stats: Stats, settings: Settings, workers: int) -> dict[str, Any]:
+    return {
+        "queue": name,
+        **{state.value: getattr(stats, state.value) for state in State},
+        "oldest_ready": stats.oldest_ready,
+        "paused": is_paused(settings),
+        "paused_until": timestamp(settings.paused_until) if is_paused(settings) else None,
+        "workers": workers,
+    }
+
+
+# ---- workers
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    del parser  # only the global ones
+
+
+def _workers(args: argparse.Namespace) -> int:
+    with existing_store(args) as storage:
+        workers = storage.workers()
+    if args.json:
+        print_json(
+            [
+                {
+                    "id": worker.id,
+                    "pid": worker.pid,
+                    "host": worker.host,
+                    "since": timestamp(worker.since),
+                    "queues": worker.queues,
+                    "claims": worker.claims,
+                }
+                for worker in workers
+            ]
+        )
+        return Exit.OK
+    if not workers:
+        print("no living workers")
+        return Exit.OK
+    now = clock.SYSTEM.now()
+    rows = [
+        [
+            w.id,
+            w.pid,
+            w.host,
+            duration(now - w.since),
+            len(w.claims),
+            ", ".join(w.queues) or "-",
+            " ".join(w.claims) or "-",
+        ]
+        for w in workers
+    ]
+    print_table(["WORKER", "PID", "HOST", "SINCE", "RUNNING", "QUEUES", "EVENTS"], rows, right=(1, 3, 4))
+    return Exit.OK
+
+
+# ---- pause, resume
+
+
+def _pause_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("queue", metavar="QUEUE")
+    parser.add_argument(
+        "--for", dest="period", type=seconds, metavar="TIME", help="end it by itself after 10m, 2h, ..."
+    )
+
+
+def _run_pause(args: argparse.Namespace) -> int:
+    until = None if args.period is None else clock.SYSTEM.now() + args.period
+    return _configure(args, {"paused": True, "paused_until": until})
+
+
+def _resume_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("queue", metavar="QUEUE")
+
+
+def _run_resume(args: argparse.Namespace) -> int:
+    return _configure(args, {"paused": False, "paused_until": None})
+
+
+def _configure(args: argparse.Namespace, changes: dict[str, Any]) -> int:
+    with existing_store(args) as storage:
+        settings = storage.configure(require_queue(storage, args.queue), changes)
+    if args.json:
+        until = timestamp(settings.paused_until) if settings.paused else None
+        print_json({"queue": args.queue, "paused": settings.paused, "paused_until": until})
+    elif settings.paused:
+        left = "until 'eventq resume'" if args.period is None else f"for {duration(args.period)}"
+        print(f"{printable(args.queue)} is paused {left}; what runs already goes on")
+    else:
+        print(f"{printable(args.queue)} is not paused")
+    return Exit.OK
+
+
+# ---- prune
+
+
+def _prune_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("queues", nargs="*", metavar="QUEUE", help="only these queues (default: all)")
+    parser.add_argument(
+        "--state",
+        action="append",
+        choices=[state.value for state in FINAL_STATES],
+        help="only this state; may be repeated (default: all that are an end)",
+    )
+    parser.add_argument(
+        "--older",
+        type=seconds,
+        metavar="AGE",
+        help="ended longer ago than 10m, 7d, ... (default: the queue's retention)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only count them")
+
+
+def _prune(args: argparse.Namespace) -> int:
+    states = [State(name) for name in args.state or FINAL_STATES]
+    removed: dict[str, int] = {}
+    progress = Progress("pruned")
+    with existing_store(args) as storage:
+        for name in [require_queue(storage, name) for name in args.queues] or storage.queues():
+            removed[name] = 0
+            for state in states:
+                removed[name] += _prune_state(storage, name, state, args, progress)
+    progress.close()
+    if args.json:
+        print_json({"pruned": removed, "dry_run": args.dry_run})
+    else:
+        verb = "would prune" if args.dry_run else "pruned"
+        for name, number in removed.items():
+            print(f"{verb} {number:,} from {printable(name)}")
+    return Exit.OK
+
+
+def _prune_state(storage: Storage, queue: str, state: State, args: argparse.Namespace, progress: Progress) -> int:
+    settings = storage.settings(queue)
+    keep = settings.keep if state is State.COMPLETED else settings.keep_dead
+    before = clock.SYSTEM.now() - (keep if args.older is None else args.older)
+    old: list[str] = []
+    done = 0
+    for record in scan(storage, queue, (state,), Filter()):
+        if record.settled is not None and record.settled <= before:
+            old.append(record.id)
+        if len(old) >= 1000:
+            done += _delete(storage, queue, old, args.dry_run)
+            progress.at(done, queue)
+            old = []
+    return done + _delete(storage, queue, old, args.dry_run)
+
+
+def _delete(storage: Storage, queue: str, ids: list[str], dry_run: bool) -> int:
+    if dry_run or not ids:
+        return len(ids)
+    return storage.edit(queue, ids, Delete()).count("deleted")
+
+
+COMMANDS = {
+    "status": Command(
+        _status_options,
+        _status,
+        "Count the events of each queue by state. OLDEST is how long the oldest ready event has waited;\n"
+        "WORKERS are the living processes that claim from the queue.",
+    ),
+    "workers": Command(_no_options, _workers, "List the living workers: since when they run, and the events they run."),
+    "pause": Command(
+        _pause_options,
+        _run_pause,
+        "Stop all workers from claiming from a queue, within a quarter of a second. Puts go on.",
+    ),
+    "resume": Command(_resume_options, _run_resume, "End a pause."),
+    "prune": Command(
+        _prune_options,
+        _prune,
+        "Remove ended events that are past their retention now. Workers do this by themselves, in small\n"
+        "steps; this is for a store without workers, or to remove more with --older (0: all ended events).",
+    ),
+}

@@ -1,0 +1,134 @@
+"""`eventq put`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import Run
+
+
+def test_put_prints_the_id_of_an_event_that_is_there(run: Run) -> None:
+    done = run("put", "orders", '{"id": 42}')
+    assert (done.code, done.err) == (0, "")
+    event = run("show", done.out.strip(), "--json").json
+    assert (event["queue"], event["state"], event["payload"]) == ("orders", "ready", {"id": 42})
+
+
+def test_put_reads_stdin(run: Run) -> None:
+    id = run("put", "q", stdin=b"[1,\n 2]\n").out.strip()
+    assert run("show", id, "--json").json["payload"] == [1, 2]
+
+
+def test_options_reach_the_event(run: Run) -> None:
+    options = ["--delay", "10m", "--priority", "-7", "--expires", "2h", "--key", "k", "--header", "user=ann"]
+    done = run("put", "q", "1", *options, "--header", "n:=[3]", "--json")
+    event = run("show", done.json["id"], "--json").json
+    assert (event["state"], event["priority"], event["key"]) == ("delayed", -7, "k")
+    assert event["headers"] == {"user": "ann", "n": [3]}
+    assert event["due"] < event["expires"]
+    shown = run("show", done.json["id"]).out
+    assert all(text in shown for text in ("delayed", 'user = "ann"', "(in 10m)", "priority  -7"))
+
+
+def test_a_held_key_gives_the_holder(run: Run) -> None:
+    first = run("put", "q", "1", "--key", "k").out
+    assert run("put", "q", "2", "--key", "k").out == first
+    assert run("status", "--json").json["queues"][0]["ready"] == 1
+
+
+@pytest.mark.parametrize("payload", ["hello", "", "{", "NaN", "1 2", "[" * 5000, "'a'", '{"a": 1'])
+def test_what_is_not_json_is_refused(run: Run, store: str, payload: str) -> None:
+    done = run("put", "q", payload)
+    assert done.code == 2
+    assert "is not JSON" in done.err
+    assert "--text" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert run("status").code == 1  # not even a store was made
+
+
+def test_text_is_put_as_it_is(run: Run) -> None:
+    id = run("put", "q", "--text", stdin="grüße\n".encode()).out.strip()
+    assert run("show", id, "--json").json["payload"] == "grüße\n"
+    assert run("put", "q", "--text", stdin=b"\xff").code == 2
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '"\\u0000\\u001b[2J\\u2028"',
+        '{"a": {"a": 1}, "crc": "x", "id": "18ea0184bd2f4700714f1543ee2de643000001.00000"}',
+        "12345678901234567890",
+        '"' + "x" * 300_000 + '"',
+        '"</script>\\n{\\"id\\""',
+        "-0.0",
+        "null",
+    ],
+)
+def test_strange_payloads_come_back(run: Run, payload: str) -> None:
+    id = run("put", "q", stdin=payload.encode()).out.strip()
+    assert run("show", id, "--json").json["payload"] == json.loads(payload)
+    assert run("list", "q").code == run("show", id).code == 0
+
+
+def test_lines(run: Run) -> None:
+    done = run("put", "q", "--lines", "--priority", "3", stdin=b'{"n": 1}\n\n"two"\r\n3')
+    assert (done.code, done.out) == (0, "put 3 events\n")
+    events = run("list", "q", "--json").json["events"]
+    assert [event["payload"] for event in events] == [{"n": 1}, "two", 3]
+    assert {event["priority"] for event in events} == {3}
+
+
+def test_lines_of_text_keep_empty_ones(run: Run) -> None:
+    run("put", "q", "--lines", "--text", stdin=b"one\n\nthree\n")
+    assert [event["payload"] for event in run("list", "q", "--json").json["events"]] == ["one", "", "three"]
+
+
+def test_a_bad_line_is_named_and_its_chunk_is_not_put(run: Run) -> None:
+    lines = [b"%d\n" % n for n in range(1500)]
+    lines[1200] = b"oops\n"
+    done = run("put", "q", "--lines", stdin=b"".join(lines))
+    assert done.code == 2
+    assert "line 1201 is not JSON: 'oops'" in done.err
+    assert "1,000 events were put, from lines 1 to 1000" in done.err
+    assert run("status", "--json").json["queues"][0]["ready"] == 1000
+
+
+def test_many_lines(run: Run) -> None:
+    done = run("put", "q", "--lines", "--json", stdin=b"".join(b"%d\n" % n for n in range(2500)))
+    assert done.json["put"] == 2500
+    events = run("list", "q", "--json", "--limit", "0").json["events"]
+    assert [event["payload"] for event in events] == list(range(2500))
+    assert (done.json["first"], done.json["last"]) == (events[0]["id"], events[-1]["id"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--delay", "soon"],
+        ["--delay", "-1"],
+        ["--delay", "nan"],
+        ["--delay", "1e999"],
+        ["--priority", "101"],
+        ["--priority", "high"],
+        ["--header", "novalue"],
+        ["--header", "n:=oops"],
+        ["--header", "=x"],
+        ["--lines"],
+        ["--expires", "0"],
+        ["--key", ""],
+    ],
+)
+def test_wrong_options_are_named(run: Run, options: list[str]) -> None:
+    done = run("put", "q", "1", *options)
+    assert done.code == 2
+    assert done.out == ""
+    assert options[0].lstrip("-") in done.err
+
+
+def test_an_empty_queue_name_is_refused(run: Run) -> None:
+    assert run("put", "", "1").code == 2
+
+
+def test_lines_and_key_exclude_each_other(run: Run) -> None:
+    assert run("put", "q", "--lines", "--key", "k", stdin=b"1").code == 2

@@ -1,0 +1,281 @@
+"""Power cuts in a durable store: what was acknowledged is there in every state that a cut may leave.
+
+In the manner of ALICE (Pillai et al., OSDI 2014) and CrashMonkey (Mohan et al., OSDI 2018, where three operations
+found nearly every bug): short sequences of operations, every point in time, every part of what was not synced lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from eventq.errors import EventqError
+from eventq.model import (
+    FINAL_STATES,
+    Cancel,
+    Completed,
+    Failure,
+    Filter,
+    Move,
+    PutOptions,
+    Rejected,
+    Released,
+    Requeue,
+    Retried,
+    State,
+)
+from eventq.storage.file import FileStorage
+from eventq.testing import FakeClock
+from faults.check import check_fsck, drain
+from faults.power import Recorder, crash_states, rebuild
+from faults.world import fast_folder, still_maintenance
+
+
+class Owner:
+    """One worker of a durable store, and after which call each of its events was promised, or may be gone."""
+
+    def __init__(self, root: Path, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.clock = FakeClock()
+        self.store = FileStorage(root, sync=True, clock=self.clock)
+        self.promised: dict[str, int] = {}
+        self.may_go: dict[str, int] = {}
+        self.tried: set[str] = set()
+        self.ids: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
+        self.names: dict[str, int] = {}
+
+    def put(self, *payloads: str, key: str | None = None, due: float | None = None) -> None:
+        self.tried.update(payloads)
+        data = [msgspec.json.encode(payload) for payload in payloads]
+        if key is not None:
+            ids = [self.store.put_key("q", data[0], PutOptions(key=key, due=due))[0]]
+            self.keys[payloads[0]] = key
+        else:
+            ids = self.store.put("q", data, PutOptions(due=due))
+        for payload, id in zip(payloads, ids, strict=True):
+            self.promised[payload] = self.recorder.calls
+            self.ids[payload] = id
+
+    def settle(self, outcome: object) -> None:
+        """Claim one event and settle it; a completed one may be gone from then on, and its key free even if it comes
+        back."""
+        if isinstance(outcome, Completed | Rejected):
+            self.keys.clear()
+        for claimed in self.store.claim("q"):
+            if isinstance(outcome, Completed):
+                self.may_go.setdefault(msgspec.json.decode(claimed.payload), self.recorder.calls)
+            self.store.settle(claimed, outcome)  # type: ignore[arg-type]
+
+    def owed(self, at: int) -> set[str]:
+        """What must be there after a cut behind the `at`-th call."""
+        return {
+            payload for payload, since in self.promised.items() if since <= at and self.may_go.get(payload, at + 1) > at
+        }
+
+
+Operation = Callable[[Owner], None]
+
+
+def put(owner: Owner) -> None:
+    owner.clock.advance(1.0)
+    owner.put(f"put {len(owner.tried)}")
+
+
+def append(owner: Owner) -> None:
+    owner.put(f"append {len(owner.tried)}")
+
+
+def put_many(owner: Owner) -> None:
+    owner.put(*(f"many {len(owner.tried)} {part}" for part in range(3)))
+
+
+def put_key(owner: Owner) -> None:
+    owner.put(f"key {len(owner.tried)}", key=f"key {len(owner.tried)}")
+
+
+def put_delayed(owner: Owner) -> None:
+    owner.put(f"delayed {len(owner.tried)}", due=owner.clock.now() + 5)
+
+
+def take_name(owner: Owner) -> None:
+    owner.store.take_name("leader", b"1")
+    owner.names.setdefault("leader", owner.recorder.calls)
+
+
+def complete(owner: Owner) -> None:
+    owner.settle(Completed())
+
+
+def complete_with_value(owner: Owner) -> None:
+    owner.settle(Completed(b"1"))
+
+
+def retry(owner: Owner) -> None:
+    owner.settle(Retried(2.0, Failure("E")))
+
+
+def release(owner: Owner) -> None:
+    owner.settle(Released())
+
+
+def reject(owner: Owner) -> None:
+    owner.settle(Rejected(Failure("E")))
+
+
+def give_back(owner: Owner) -> None:
+    owner.store.claim("q")
+    owner.store.give_back("q")
+
+
+def cancel(owner: Owner) -> None:
+    owner.keys.clear()
+    if owner.ids:
+        owner.store.edit("q", [list(owner.ids.values())[-1]], Cancel())
+
+
+def move(owner: Owner) -> None:
+    owner.keys.clear()
+    if owner.ids:
+        owner.store.edit("q", [list(owner.ids.values())[-1]], Move("other"))
+
+
+def requeue(owner: Owner) -> None:
+    for id in list(owner.ids.values()):
+        owner.store.edit("q", [id], Requeue())
+
+
+def leave(owner: Owner) -> None:
+    """Another worker goes on."""
+    owner.store.close()
+    owner.store = FileStorage(owner.store.root, clock=owner.clock)
+
+
+def die(owner: Owner) -> None:
+    """And is recovered by another."""
+    owner.store.claim("q")
+    owner.store.abandon()
+    owner.store = FileStorage(owner.store.root, clock=owner.clock)
+    assert owner.store.worker
+    owner.clock.advance(0.25)
+    owner.store.recover()
+
+
+OPERATIONS: list[Operation] = [
+    put, append, put_many, put_key, put_delayed, complete, complete_with_value, retry, release, reject, give_back,
+    cancel, move, requeue, leave, die,
+]  # fmt: skip
+"""Each is a step of the sequences; which three come together matters, not what comes of them."""
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    still_maintenance(monkeypatch)
+    folder = Path(tempfile.mkdtemp(prefix="eventq-power-", dir=fast_folder()))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def cut_everywhere(
+    folder: Path, sequence: tuple[Operation, ...], limit: int, seed: int = 0,
+    change: Callable[[pytest.MonkeyPatch], None] = lambda _: None,
+) -> int:  # fmt: skip
+    """Run a sequence, then open every state that a power cut may leave of it; how many there were."""
+    shutil.rmtree(folder / "cut", ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        (folder / "disk").mkdir()
+        recorder = Recorder(folder / "disk")
+        recorder.install(patch)
+        change(patch)
+        owner = Owner(folder / "disk/store", recorder)
+        begun = 0 if len(sequence) == 1 else None
+        for number, operation in enumerate(sequence):
+            if number == len(sequence) - 1 and begun is None:
+                begun = recorder.calls
+            operation(owner)
+        owner.store.abandon()
+    shutil.rmtree(folder / "disk")
+    count = 0
+    seen: set[bytes] = set()
+    for at, changes in crash_states(recorder, begun or 0, limit, seed):
+        names = sorted(name for name, since in owner.names.items() if since <= at)
+        state = msgspec.json.encode((sorted(owner.owed(at)), names, changes))
+        if state in seen:
+            continue
+        seen.add(state)
+        count += 1
+        rebuild(recorder, changes, folder / "cut")
+        try:
+            look_after_a_cut(owner, folder / "cut/store", at)
+        except (AssertionError, EventqError) as error:
+            names = " then ".join(operation.__name__ for operation in sequence)
+            raise AssertionError(f"{names}, cut after call {at} of {recorder.calls}: {error}") from error
+        shutil.rmtree(folder / "cut")
+    return count
+
+
+def look_after_a_cut(owner: Owner, root: Path, at: int) -> None:
+    owed = owner.owed(at)
+    if not (root / "FORMAT").exists():
+        assert not owed, f"there is no store, and {sorted(owed)} were promised"
+    clock = FakeClock(owner.clock.now())
+    store = FileStorage(root, clock=clock)
+    try:
+        clock.advance(0.25)
+        assert store.worker
+        store.recover()
+        names = {name.name for name in store.names()}
+        assert all(name in names for name, since in owner.names.items() if since <= at), "a name is lost"
+        check_keys(owner, store, at)
+        delivered, _ = drain(store, clock)
+        kept = {
+            msgspec.json.decode(record.payload)
+            for queue in store.queues()
+            for state in FINAL_STATES
+            for record in store.scan(queue, state, Filter()).records
+        }
+    finally:
+        store.close()
+    lost = owed - set(delivered) - kept
+    assert not lost, f"lost: {sorted(lost)}"
+    torn = (set(delivered) | kept) - owner.tried
+    assert not torn, f"never put: {sorted(torn)}"
+    check_fsck(root)
+
+
+def check_keys(owner: Owner, store: FileStorage, at: int) -> None:
+    """An event that waits and was put with a key still holds it."""
+    for payload, key in owner.keys.items():
+        id = owner.ids[payload]
+        record = store.get(id) if owner.promised[payload] <= at else None
+        if record is not None and record.state in (State.READY, State.DELAYED) and record.key is not None:
+            assert store.put_key("q", b'"second"', PutOptions(key=key)) == (id, False), f"the key {key!r} is lost"
+
+
+QUICK: list[tuple[Operation, ...]] = [
+    (put,), (put_many,), (put_key,), (put_delayed,), (put, append, append), (put, complete, put),
+    (put_many, retry, complete), (put_many, reject, die), (put_many, give_back, complete),
+    (put_key, release, die), (put, leave, put), (take_name,),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sequence", QUICK, ids=lambda sequence: "-".join(step.__name__ for step in sequence))
+def test_nothing_promised_is_lost_in_a_power_cut(folder: Path, sequence: tuple[Operation, ...]) -> None:
+    assert cut_everywhere(folder, sequence, limit=1) > 5
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("last", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_nothing_promised_is_lost_after_any_three_operations(folder: Path, last: Operation) -> None:
+    """The states during the last of them: those during the others are the ends of shorter sequences. A third of all
+    that begin with a put, another third for each last operation."""
+    turn = OPERATIONS.index(last) % 3
+    for number, before in enumerate(itertools.product((put, put_many, put_key), OPERATIONS)):
+        if number % 3 == turn:
+            cut_everywhere(folder, (*before, last), limit=2, seed=number)

@@ -1,0 +1,161 @@
+"""The benchmarks run, check what was delivered and leave nothing behind. No figure is ever asserted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import plot, run, table  # noqa: E402
+from benchmarks.results import Results  # noqa: E402
+from benchmarks.rows import ROWS, check  # noqa: E402
+from benchmarks.sizes import SIZES  # noqa: E402
+from benchmarks.systems import SYSTEMS, System  # noqa: E402
+
+SMALL = SIZES["small"]
+MACHINE = {
+    "processor": "a <processor>",
+    "cores": 2,
+    "memory_gib": 4.0,
+    "system": "Linux",
+    "file_system": "ext4",
+    "python": "CPython",
+    "sqlite": "3",
+    "date": "today",
+    "versions": {"eventq": "1", "SQLite": "3", "huey": "2"},
+}
+
+
+QUICK = "put,drain,wake"
+
+
+def measured(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The record of a small run that found nothing wrong and left nothing behind."""
+    work, out = folder / "work", folder / "out"
+    work.mkdir()
+    command = [sys.executable, "benchmarks/run.py", "--size", "small", "--systems", "eventq,eventq-sync"]
+    done = subprocess.run(
+        [*command, *arguments, "--dir", str(work), "--out", str(out)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(work.iterdir()) == []
+    assert (out / "results.md").read_text() == done.stdout[:-1]
+    ET.parse(out / "results.svg")
+    record: dict[str, Any] = json.loads((out / "results.json").read_text())
+    for name, row in record["rows"].items():
+        for system, cell in row["systems"].items():
+            assert "errors" not in cell, (name, system, cell)
+            assert "not_measured" in cell or len(cell["values"]) == 1, (name, system, cell)
+            faults = {word: cell.get("check", {}).get(word, 0) for word in ("lost", "repeated", "unread")}
+            assert not any(faults.values()), (name, system, faults)
+    return record
+
+
+def test_a_small_run_delivers_exactly_once_and_cleans_up(tmp_path: Path) -> None:
+    record = measured(tmp_path, "--only", QUICK)
+    assert list(record["rows"]) == [row for row in ROWS if row in QUICK.split(",")]
+
+
+@pytest.mark.exhaustive
+def test_a_small_run_of_everything(tmp_path: Path) -> None:
+    assert list(measured(tmp_path)["rows"]) == [row.name for row in ROWS.values() if not row.full]
+
+
+def test_every_row_is_in_one_table_and_in_the_description() -> None:
+    grouped = [name for names in table.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(ROWS)
+    described = (ROOT / "benchmarks" / "README.md").read_text()
+    assert [row for row in ROWS if row.removeprefix("backlog") not in described] == []
+
+
+def test_a_payload_that_is_lost_repeated_or_unknown_is_counted() -> None:
+    assert check(3, [0, 1, 2]) == {"put": 3, "lost": 0, "unread": 0, "repeated": 0}
+    assert check(3, [0, 2, 2]) == {"put": 3, "lost": 1, "unread": 0, "repeated": 1}
+    assert check(3, [0, 1, 2, 7])["repeated"] == 1
+    assert check(3, [0], left=True) == {"put": 3, "lost": 0, "unread": 2, "repeated": 0}
+
+
+def filled(**values: dict[str, float]) -> Results:
+    results = Results()
+    for row, systems in values.items():
+        for system, value in systems.items():
+            for factor in (3, 1, 1):
+                outcome = {"value": value * factor, "check": {"put": 1, "lost": 0, "repeated": 0}}
+                results.add(ROWS[row], SYSTEMS[system.replace("_", "-")], outcome)
+    return results
+
+
+def test_ratios_are_of_medians_and_above_one_is_always_better() -> None:
+    results = filled(put={"eventq": 200.0, "sqlite_normal": 100.0}, wake={"eventq": 50.0, "sqlite_normal": 500.0})
+    assert results.ratio(ROWS["put"], SYSTEMS["eventq"]) == 2
+    assert results.ratio(ROWS["wake"], SYSTEMS["eventq"]) == 10
+
+
+def test_the_best_other_is_neither_eventq_nor_sqlite() -> None:
+    results = filled(put={"eventq": 9.0, "sqlite_normal": 8.0, "huey_file": 2.0, "dirq": 3.0, "redis_list": 7.0})
+    best = results.best_peer(ROWS["put"], "Redis")
+    assert best is SYSTEMS["dirq"]
+
+
+def test_the_table_names_faults_and_what_is_not_installed() -> None:
+    results = filled(put={"eventq": 2_000.0, "sqlite_normal": 1_000.0})
+    huey = SYSTEMS["huey-sqlite-off"]
+    results.add(ROWS["put"], huey, {"value": 5.0, "check": {"put": 9, "lost": 2, "repeated": 1}})
+    results.add(ROWS["put"], huey, {"error": "OSError: no | luck"})
+    text = table.markdown(results, MACHINE, {"dirq": "not installed: pip install dirq"}, SMALL, 3)
+    assert "**2.00x**" in text
+    assert "failed: OSError: no / luck, lost 2, delivered 1 twice" in text
+    assert "- dirq: **not installed: pip install dirq**" in text
+    assert not results.broken()
+    results.add(ROWS["put"], SYSTEMS["eventq"], {"value": 5.0, "check": {"put": 9, "lost": 1, "repeated": 0}})
+    assert results.broken()
+
+
+def test_the_picture_is_valid_also_when_eventq_is_alone_or_slow() -> None:
+    for value in (1.0, 100.0, 90_000.0):
+        ET.fromstring(plot.svg(filled(put={"eventq": value, "sqlite_normal": 100.0, "huey_file": 1.0}), MACHINE))
+    ET.fromstring(plot.svg(filled(put={"eventq": 1.0}), MACHINE))
+
+
+def test_a_missing_system_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(System):
+        name, family, requires, distribution = "missing", "missing", "no_such_module_here", "no-such-thing"
+
+    monkeypatch.setitem(SYSTEMS, "missing", Missing)
+    options = run.arguments(["--systems", "missing"])
+    _, systems, absent = run.plan(options)
+    assert absent == {"missing": "not installed: pip install no-such-thing"}
+    assert {system.name for system in systems} == {"sqlite-normal", "sqlite-full"}
+
+
+@pytest.mark.parametrize("arguments", [["--only", "nonsense"], ["--systems", ","], ["--repeat", "0"], ["--fast"]])
+def test_wrong_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.arguments(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_cell_that_fails_or_takes_too_long_is_an_outcome(tmp_path: Path) -> None:
+    unknown = dataclasses.replace(ROWS["put"], name="unknown")
+    outcome = run.run_cell(unknown, SYSTEMS["sqlite-normal"], SMALL, tmp_path / "unknown")
+    assert outcome == {"error": "KeyError: 'unknown'"}
+    hasty = dataclasses.replace(SMALL, limit=0.01)
+    outcome = run.run_cell(ROWS["put"], SYSTEMS["sqlite-normal"], hasty, tmp_path / "hasty")
+    assert outcome == {"error": "not done in 0 s"}
+
+
+def test_the_first_error_of_a_cell_is_its_cause() -> None:
+    errors = "Traceback (most recent call last):\n  x\nValueError: first\n\nTraceback\nRuntimeError: second\n"
+    assert run.cause(errors) == "ValueError: first"
+    assert run.cause("redis-server: command not found\n") == "redis-server: command not found"

@@ -162,6 +162,39 @@ def test_a_room_that_was_half_made_is_removed(workers: str, monkeypatch: pytest.
     assert os.listdir(workers) == []
 
 
+def test_a_room_made_while_it_is_taken_for_litter_is_whole(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cleaner found the folder before it had its `lock`; by the time it cleans, the maker has made the rest."""
+    real = disk.create
+    opened: list[str] = []
+
+    def seen_by_a_cleaner(path: str) -> int:
+        if not path.endswith("/lock"):
+            return real(path)
+        made: list[int] = []
+
+        def open_file(path: str) -> int:
+            opened.append(path)
+            made.append(real(path))
+            for name in INNER:
+                disk.mkdir(f"{os.path.dirname(path)}/{name}")
+            raise FileNotFoundError(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "open_file", open_file)
+            assert take_dead_room(os.path.dirname(path)) is None
+        assert sorted(os.listdir(os.path.dirname(path))) == sorted([*INNER, "lock"])
+        for name in INNER:
+            disk.rmdir(f"{os.path.dirname(path)}/{name}")  # for the maker to make again
+        return made[0]
+
+    monkeypatch.setattr(disk, "create", seen_by_a_cleaner)
+    room = enter(workers)
+    assert opened
+    assert set(INNER) <= set(os.listdir(room.path))
+    room.leave()
+    assert os.listdir(workers) == []
+
+
 def test_who_finds_its_own_room_gone_makes_another(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cleaner took the half-made room for litter, since its lock was not held yet."""
     real = disk.create

@@ -135,9 +135,9 @@ def take_dead_room(room: str) -> int | None:
 
 
 def _remove_litter(room: str) -> None:
-    """A room without `lock` was half made or half removed, and holds nothing."""
-    for name in (*INNER, ""):
-        try:
-            disk.rmdir(f"{room}/{name}".rstrip("/"))
-        except OSError:
-            continue
+    """A room without `lock` was half made or half removed, and its inner folders come after `lock` and go before it:
+    there is only the folder. Nothing else is removed, for its maker may be making `lock` and the rest just now."""
+    try:
+        disk.rmdir(room)
+    except OSError:
+        return

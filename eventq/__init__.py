@@ -23,6 +23,7 @@ under `.aio`. Errors are `EventqError`s; `Retry` and `Reject` are instructions t
 #   put, queue      events in and out
 #   lock            locks and semaphores
 #   app             the way in
+#   aio             the awaitable twin of each, imported when `.aio` is used
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from eventq.aio import AsyncApp
     from eventq.model import Name, Record, Worker
 
 T = TypeVar("T")
@@ -84,6 +85,8 @@ class App:
     @property
     def aio(self) -> AsyncApp:
         """The same, awaitable."""
+        from eventq.aio import AsyncApp
+
         return AsyncApp(self)
 
     def close(self) -> None:
@@ -200,64 +203,3 @@ class App:
 
 def _named(taken: Name) -> NamedClaim:
     return NamedClaim(taken.name, taken.worker, clock.aware(taken.at), JSON.decode(bytes(taken.data)))
-
-
-class AsyncApp:
-    """The awaitable twin of an `App`: `app.aio`."""
-
-    __slots__ = ("_app",)
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    @overload
-    async def queue(self, name: type[T], **settings: Unpack[QueueSettings]) -> Queue[T]: ...
-    @overload
-    async def queue(self, name: str, **settings: Unpack[QueueSettings]) -> Queue[Any]: ...
-    @overload
-    async def queue(self, name: str, type: type[T], **settings: Unpack[QueueSettings]) -> Queue[T]: ...
-    @overload
-    async def queue(self, name: str, type: Any, **settings: Unpack[QueueSettings]) -> Queue[Any]: ...
-    async def queue(self, name: Any, type: Any = Any, **settings: Unpack[QueueSettings]) -> Queue[Any]:
-        """See `App.queue`; only with settings does it have to wait for the storage."""
-        return await self._app.store.bridge.call(lambda: self._app.queue(name, type, **settings))
-
-    async def queues(self) -> list[str]:
-        """See `App.queues`."""
-        return await self._app.store.bridge.call(self._app.queues)
-
-    async def workers(self) -> list[Worker]:
-        """See `App.workers`."""
-        return await self._app.store.bridge.call(self._app.workers)
-
-    async def get(self, id: str) -> Record | None:
-        """See `App.get`."""
-        return await self._app.store.bridge.call(self._app.get, id)
-
-    async def get_many(self, ids: Iterable[str]) -> list[Record | None]:
-        """See `App.get_many`."""
-        return await self._app.store.bridge.call(self._app.get_many, ids)
-
-    async def cancel(self, id: str, reason: str = "") -> str:
-        """See `App.cancel`."""
-        return await self._app.store.bridge.call(self._app.cancel, id, reason)
-
-    async def claim_name(self, name: str, data: Any = None) -> bool:
-        """See `App.claim_name`."""
-        return await self._app.store.bridge.call(self._app.claim_name, name, data)
-
-    async def get_name(self, name: str) -> NamedClaim | None:
-        """See `App.get_name`."""
-        return await self._app.store.bridge.call(self._app.get_name, name)
-
-    async def names(self, prefix: str = "") -> list[NamedClaim]:
-        """See `App.names`."""
-        return await self._app.store.bridge.call(self._app.names, prefix)
-
-    async def release_name(self, name: str) -> bool:
-        """See `App.release_name`."""
-        return await self._app.store.bridge.call(self._app.release_name, name)
-
-    async def close(self) -> None:
-        """See `App.close`."""
-        await self._app.store.bridge.call(self._app.close)

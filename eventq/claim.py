@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from eventq.aio import AsyncClaim
     from eventq.model import Claimed, Outcome
     from eventq.store import Store
 
@@ -133,6 +134,8 @@ class Claim(msgspec.Struct, Generic[T], eq=False):
     @property
     def aio(self) -> AsyncClaim[T]:
         """The same, awaitable."""
+        from eventq.aio import AsyncClaim
+
         return AsyncClaim(self)
 
     # ------------------------------------------------------------------ the ends
@@ -282,61 +285,6 @@ class Claim(msgspec.Struct, Generic[T], eq=False):
             "event %s in %s is a dead letter after %d failed attempts (%s)",
             *(claimed.id, claimed.queue, claimed.failures + 1, _summary(failure)),
         )
-
-
-class AsyncClaim(Generic[T]):
-    """The awaitable twin of a `Claim`: `claim.aio`."""
-
-    __slots__ = ("_bridge", "_claim")
-
-    def __init__(self, claim: Claim[T]) -> None:
-        self._claim = claim
-        self._bridge = claim.store.bridge
-
-    async def complete(self, value: Any = None) -> None:
-        """See `Claim.complete`."""
-        await self._bridge.call(self._claim.complete, value)
-
-    async def retry(self, delay: float | None = None, error: BaseException | Failure | str | None = None) -> None:
-        """See `Claim.retry`."""
-        await self._bridge.call(self._claim.retry, delay, error)
-
-    async def release(self) -> None:
-        """See `Claim.release`."""
-        await self._bridge.call(self._claim.release)
-
-    async def reject(self, error: BaseException | Failure | str | None = None) -> None:
-        """See `Claim.reject`."""
-        await self._bridge.call(self._claim.reject, error)
-
-    async def skip(self) -> None:
-        """See `Claim.skip`."""
-        await self._bridge.call(self._claim.skip)
-
-    async def cancel(self, reason: str = "") -> None:
-        """See `Claim.cancel`."""
-        await self._bridge.call(self._claim.cancel, reason)
-
-    async def settle(self, outcome: Outcome) -> None:
-        """See `Claim.settle`."""
-        await self._bridge.call(self._claim.settle, outcome)
-
-    async def note(self, kind: str, data: Any = None) -> None:
-        """See `Claim.note`."""
-        await self._bridge.call(self._claim.note, kind, data)
-
-    async def progress(self, done: float, total: float | None = None, note: str = "") -> None:
-        """See `Claim.progress`."""
-        await self._bridge.call(self._claim.progress, done, total, note)
-
-
-def release_all(looked: tuple[list[Claim[T]], float]) -> None:
-    """Undo a look whose await was cancelled."""
-    for claim in looked[0]:
-        try:
-            claim.settle(Released())
-        except ClaimLost:
-            log.warning("event %s was lost before it could be released", claim.id)
 
 
 # ---------------------------------------------------------------- failures as text

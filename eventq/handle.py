@@ -7,7 +7,6 @@ import math
 import select
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from eventq.bridge import readable
 from eventq.clock import SYSTEM
 from eventq.config import patience
 from eventq.errors import (
@@ -23,10 +22,9 @@ from eventq.ids import is_event_id
 from eventq.model import FINAL_STATES, Cancel, Note, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
+    from eventq.aio import AsyncHandle
     from eventq.model import Record
-    from eventq.storage.base import Watch
     from eventq.store import Store
 
 R = TypeVar("R")
@@ -58,6 +56,8 @@ class Handle(Generic[R]):
     @property
     def aio(self) -> AsyncHandle[R]:
         """The same, awaitable."""
+        from eventq.aio import AsyncHandle
+
         return AsyncHandle(self, self._value)
 
     def result(self, timeout: float | None = None) -> R:
@@ -136,63 +136,6 @@ class Handle(Generic[R]):
             watch.close()
 
 
-class AsyncHandle(Generic[R]):
-    """The awaitable twin of a `Handle`: `handle.aio`."""
-
-    __slots__ = ("_bridge", "_handle", "_value")
-
-    def __init__(self, handle: Handle[R], value: Callable[[Record | None, float | None], R]) -> None:
-        self._handle = handle
-        self._value = value
-        self._bridge = handle.store.bridge
-
-    async def result(self, timeout: float | None = None) -> R:
-        """See `Handle.result`."""
-        return self._value(await self._wait(timeout), timeout)
-
-    async def wait(self, timeout: float | None = None) -> bool:
-        """See `Handle.wait`."""
-        return ended(await self._wait(timeout), self._handle.store)
-
-    async def ready(self) -> bool:
-        """See `Handle.ready`."""
-        return await self._bridge.call(self._handle.ready)
-
-    async def status(self) -> State | None:
-        """See `Handle.status`."""
-        return await self._bridge.call(self._handle.status)
-
-    async def exception(self) -> EventqError | None:
-        """See `Handle.exception`."""
-        return await self._bridge.call(self._handle.exception)
-
-    async def cancel(self, reason: str = "") -> str:
-        """See `Handle.cancel`."""
-        return await self._bridge.call(self._handle.cancel, reason)
-
-    async def notes(self, after: int = 0) -> list[Note]:
-        """See `Handle.notes`."""
-        return await self._bridge.call(self._handle.notes, after)
-
-    async def _wait(self, timeout: float | None) -> Record | None:
-        """`Handle._wait`, with the loop to wait on."""
-        handle = self._handle
-        patient = Patience(handle.store, handle.id, timeout)
-        record, pause = await self._bridge.call(patient.look)
-        if pause <= 0:
-            return record
-        watch = await self._bridge.take(close_watch, handle.store.storage.watch, id=handle.id)
-        try:
-            while True:
-                record, pause = await self._bridge.call(patient.look)
-                if pause <= 0:
-                    return record
-                if await readable(watch.fileno(), pause):
-                    watch.clear()
-        finally:
-            watch.close()
-
-
 class Patience:
     """One wait for one event: when to look again, when to stop, when to say that nobody is there."""
 
@@ -266,8 +209,3 @@ def why_no_value(id: str, record: Record | None, store: Store) -> EventqError | 
     if record.value is None:
         return ResultMissing(f"event {id} was completed without a value")
     return None
-
-
-def close_watch(watch: Watch) -> None:
-    """Undo a watch whose await was cancelled."""
-    watch.close()

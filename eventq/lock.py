@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventq import clock
-from eventq.bridge import sleep
 from eventq.config import at_least_one, patience, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
 
+    from eventq.aio import AsyncSemaphore
     from eventq.storage.base import Slot
     from eventq.store import Store
 
@@ -43,6 +43,8 @@ class Semaphore:
     @property
     def aio(self) -> AsyncSemaphore:
         """The same, awaitable."""
+        from eventq.aio import AsyncSemaphore
+
         return AsyncSemaphore(self, self._take, self._pauses)
 
     @property
@@ -126,36 +128,3 @@ class Lock(Semaphore):
     def __init__(self, store: Store, name: str) -> None:
         super().__init__(store, name, 1)
         self._slot_name = f"lock:{name}"
-
-
-class AsyncSemaphore:
-    """The awaitable twin of a `Lock` or `Semaphore`: `lock.aio`."""
-
-    __slots__ = ("_bridge", "_pauses", "_semaphore", "_take")
-
-    def __init__(
-        self,
-        semaphore: Semaphore,
-        take: Callable[[], bool],
-        pauses: Callable[[float | None], Iterator[float]],
-    ) -> None:
-        self._semaphore = semaphore
-        self._take = take
-        self._pauses = pauses
-        self._bridge = semaphore.store.bridge
-
-    async def acquire(self, timeout: float | None = None) -> bool:
-        """See `Semaphore.acquire`. If the await is cancelled, a place that it had taken is given back."""
-        for pause in self._pauses(timeout):
-            if await self._bridge.take(self._undo, self._take):
-                return True
-            await sleep(pause)
-        return await self._bridge.take(self._undo, self._take)
-
-    async def release(self) -> None:
-        """See `Semaphore.release`."""
-        await self._bridge.call(self._semaphore.release)
-
-    def _undo(self, taken: bool) -> None:
-        if taken:
-            self._semaphore.release()

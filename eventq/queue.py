@@ -8,13 +8,12 @@ import select
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from eventq.bridge import readable
-from eventq.claim import Claim, current, release_all
+from eventq.claim import Claim, current
 from eventq.clock import SYSTEM
 from eventq.codec import packer
 from eventq.config import QueueSettings, a_state, at_least_one, known, patience, seconds, text, window
 from eventq.errors import ClaimLost, ConfigError, PayloadError, StorageClosed
-from eventq.handle import Handle, close_watch
+from eventq.handle import Handle
 from eventq.model import (
     Cancel,
     Delete,
@@ -30,10 +29,11 @@ from eventq.put import put_encoded, put_options
 from eventq.storage.base import LOOK_INTERVAL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from typing import Unpack
 
+    from eventq.aio import AsyncQueue
     from eventq.model import Claimed, Page, Record, Settings, Stats
     from eventq.put import IfExists, Unique
     from eventq.store import Store
@@ -72,6 +72,8 @@ class Queue(Generic[T]):
     @property
     def aio(self) -> AsyncQueue[T]:
         """The same, awaitable."""
+        from eventq.aio import AsyncQueue
+
         return AsyncQueue(self, self._look, self._give_back)
 
     def __repr__(self) -> str:
@@ -406,189 +408,3 @@ class Queue(Generic[T]):
     def _edit(self, ids: str | Sequence[str], edit: Cancel | Requeue | Move | Delete) -> list[str]:
         wanted = [ids] if isinstance(ids, str) else list(ids)
         return self.store.storage.edit(self.name, wanted, edit) if wanted else []
-
-
-class AsyncQueue(Generic[T]):
-    """The awaitable twin of a `Queue`: `queue.aio`."""
-
-    __slots__ = ("_bridge", "_give_back", "_look", "_queue")
-
-    def __init__(self, queue: Queue[T], look: Callable[[int], list[Claim[T]]], give_back: Callable[[], None]) -> None:
-        self._queue = queue
-        self._look = look
-        self._give_back = give_back
-        self._bridge = queue.store.bridge
-
-    async def put(
-        self,
-        payload: T,
-        *,
-        priority: int = 0,
-        delay: float | None = None,
-        at: datetime | None = None,
-        expires: float | None = None,
-        key: str | None = None,
-        unique: Unique = "open",
-        if_exists: IfExists = "return",
-        headers: Mapping[str, Any] | None = None,
-    ) -> str:
-        """See `Queue.put`. If the await is cancelled, the event may or may not be stored: use a key."""
-        return await self._bridge.call(
-            self._queue.put,
-            payload,
-            priority=priority,
-            delay=delay,
-            at=at,
-            expires=expires,
-            key=key,
-            unique=unique,
-            if_exists=if_exists,
-            headers=headers,
-        )
-
-    async def put_many(
-        self,
-        payloads: Iterable[T],
-        *,
-        priority: int = 0,
-        delay: float | None = None,
-        at: datetime | None = None,
-        expires: float | None = None,
-        headers: Mapping[str, Any] | None = None,
-    ) -> list[str]:
-        """See `Queue.put_many`."""
-        return await self._bridge.call(
-            self._queue.put_many,
-            payloads,
-            priority=priority,
-            delay=delay,
-            at=at,
-            expires=expires,
-            headers=headers,
-        )
-
-    async def claim(self, timeout: float | None = 0) -> Claim[T] | None:
-        """See `Queue.claim`. If the await is cancelled, what it had claimed is released."""
-        claims = await self._claim(1, patience(timeout))
-        return claims[0] if claims else None
-
-    async def claim_many(self, limit: int, timeout: float | None = 0) -> list[Claim[T]]:
-        """See `Queue.claim_many`. If the await is cancelled, what it had claimed is released."""
-        return await self._claim(at_least_one(limit), patience(timeout))
-
-    def claims(self, timeout: float | None = None) -> AsyncGenerator[Claim[T], None]:
-        """See `Queue.claims`: `async for claim in ...`, and inside it `async with claim as event`.
-
-        Leaving the loop gives the rest back once the generator is closed; `contextlib.aclosing` does that at once.
-        """
-        return self._claims(patience(timeout))
-
-    async def get(self, id: str) -> Record | None:
-        """See `Queue.get`."""
-        return await self._bridge.call(self._queue.get, id)
-
-    async def scan(
-        self,
-        state: State | str = State.READY,
-        *,
-        created_from: datetime | None = None,
-        created_to: datetime | None = None,
-        headers: Mapping[str, Any] | None = None,
-        worker: str | None = None,
-        cursor: str | None = None,
-        limit: int = 100,
-    ) -> Page:
-        """See `Queue.scan`."""
-        return await self._bridge.call(
-            self._queue.scan,
-            state,
-            created_from=created_from,
-            created_to=created_to,
-            headers=headers,
-            worker=worker,
-            cursor=cursor,
-            limit=limit,
-        )
-
-    async def stats(self) -> Stats:
-        """See `Queue.stats`."""
-        return await self._bridge.call(self._queue.stats)
-
-    async def settings(self) -> Settings:
-        """See `Queue.settings`."""
-        return await self._bridge.call(self._queue.settings)
-
-    async def configure(self, **settings: Unpack[QueueSettings]) -> Settings:
-        """See `Queue.configure`."""
-        return await self._bridge.call(self._queue.configure, **settings)
-
-    async def pause(self, for_: float | None = None) -> None:
-        """See `Queue.pause`."""
-        await self._bridge.call(self._queue.pause, for_)
-
-    async def resume(self) -> None:
-        """See `Queue.resume`."""
-        await self._bridge.call(self._queue.resume)
-
-    async def cancel(self, ids: str | Sequence[str], reason: str = "") -> list[str]:
-        """See `Queue.cancel`."""
-        return await self._bridge.call(self._queue.cancel, ids, reason)
-
-    async def retry(self, ids: str | Sequence[str]) -> list[str]:
-        """See `Queue.retry`."""
-        return await self._bridge.call(self._queue.retry, ids)
-
-    async def move(self, ids: str | Sequence[str], to: str | Queue[Any]) -> list[str]:
-        """See `Queue.move`."""
-        return await self._bridge.call(self._queue.move, ids, to)
-
-    async def remove(self, ids: str | Sequence[str]) -> list[str]:
-        """See `Queue.remove`."""
-        return await self._bridge.call(self._queue.remove, ids)
-
-    async def purge(self, states: State | str | Iterable[State | str] = WAITING) -> int:
-        """See `Queue.purge`."""
-        return await self._bridge.call(self._queue.purge, states)
-
-    async def prune(self) -> int:
-        """See `Queue.prune`."""
-        return await self._bridge.call(self._queue.prune)
-
-    async def delete(self) -> None:
-        """See `Queue.delete`."""
-        await self._bridge.call(self._queue.delete)
-
-    # ------------------------------------------------------------------ waiting on the loop
-
-    async def _claim(self, limit: int, wait: float | None) -> list[Claim[T]]:
-        """`Queue._look` and `Queue._wait`, with the loop to wait on."""
-        bridge, storage = self._bridge, self._queue.store.storage
-        claims, pause = await bridge.take(release_all, self._look_on, limit)
-        if claims or wait == 0:
-            return claims
-        deadline = math.inf if wait is None else SYSTEM.monotonic() + wait
-        watch = await bridge.take(close_watch, storage.watch, self._queue.name)
-        try:
-            while True:
-                claims, pause = await bridge.take(release_all, self._look_on, limit)
-                pause = min(pause, deadline - SYSTEM.monotonic())
-                if claims or pause <= 0:
-                    return claims
-                if await readable(watch.fileno(), pause):
-                    watch.clear()
-        finally:
-            watch.close()
-
-    def _look_on(self, limit: int) -> tuple[list[Claim[T]], float]:
-        """What can be claimed now, and the seconds until the next look; one trip to a thread."""
-        return self._look(limit), self._queue.store.storage.recover()
-
-    async def _claims(self, wait: float | None) -> AsyncGenerator[Claim[T], None]:
-        try:
-            while claims := await self._claim(1, wait):
-                yield claims[0]
-        finally:
-            try:
-                await self._bridge.call(self._give_back)
-            except StorageClosed:
-                log.debug("closing the store gave back what %s had fetched ahead", self._queue.name)

@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import eventq
-from eventq.app import AsyncApp
-from eventq.claim import AsyncClaim
+from eventq.aio import AsyncApp, AsyncClaim, AsyncHandle, AsyncQueue, AsyncSemaphore
 from eventq.config import QueueSettings
-from eventq.handle import AsyncHandle
-from eventq.lock import AsyncSemaphore
 from eventq.model import Settings
-from eventq.queue import AsyncQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

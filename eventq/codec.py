@@ -51,14 +51,14 @@ class Codec(abc.ABC):
         return f"<{type(self).__name__} {getattr(self, 'name', '?')!r}>"
 
 
-class JSONCodec(Codec):
-    """JSON, by msgspec: readable in the store, by every language, and quick.
+class MsgspecCodec(Codec):
+    """What the two formats of msgspec have in common; use `JSONCodec` or `MsgpackCodec`.
 
     `enc_hook(obj)` turns an object that msgspec does not know into one it does; `dec_hook(type, obj)` is the way back.
     With them, classes such as pydantic models serve as a queue's type.
     """
 
-    name = "json"
+    _format: Any
 
     def __init__(
         self,
@@ -67,42 +67,33 @@ class JSONCodec(Codec):
         dec_hook: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self._dec_hook = dec_hook
-        self._untyped = msgspec.json.Decoder().decode
-        self._encode = msgspec.json.Encoder(enc_hook=enc_hook).encode
+        self._untyped = self._format.Decoder().decode
+        self._encode = self._format.Encoder(enc_hook=enc_hook).encode
 
     def encode(self, obj: Any) -> bytes:
-        return self._encode(obj)
+        data: bytes = self._encode(obj)
+        return data
 
     def decode(self, data: bytes, type: Any = Any) -> Any:
         return self.decoder(type)(data)
 
     def decoder(self, type: Any = Any) -> Callable[[bytes], Any]:
-        return self._untyped if type is Any else msgspec.json.Decoder(type, dec_hook=self._dec_hook).decode
+        decode: Callable[[bytes], Any] = self._untyped
+        return decode if type is Any else self._format.Decoder(type, dec_hook=self._dec_hook).decode
 
 
-class MsgpackCodec(Codec):
+class JSONCodec(MsgspecCodec):
+    """JSON, by msgspec: readable in the store, by every language, and quick."""
+
+    name = "json"
+    _format = msgspec.json
+
+
+class MsgpackCodec(MsgspecCodec):
     """MessagePack, by msgspec: smaller, and knows bytes, aware datetimes and keys that are not text."""
 
     name = "msgpack"
-
-    def __init__(
-        self,
-        *,
-        enc_hook: Callable[[Any], Any] | None = None,
-        dec_hook: Callable[[Any, Any], Any] | None = None,
-    ) -> None:
-        self._dec_hook = dec_hook
-        self._untyped = msgspec.msgpack.Decoder().decode
-        self._encode = msgspec.msgpack.Encoder(enc_hook=enc_hook).encode
-
-    def encode(self, obj: Any) -> bytes:
-        return self._encode(obj)
-
-    def decode(self, data: bytes, type: Any = Any) -> Any:
-        return self.decoder(type)(data)
-
-    def decoder(self, type: Any = Any) -> Callable[[bytes], Any]:
-        return self._untyped if type is Any else msgspec.msgpack.Decoder(type, dec_hook=self._dec_hook).decode
+    _format = msgspec.msgpack
 
 
 JSON = JSONCodec()

@@ -185,10 +185,10 @@ def masked(url: str) -> str:
 
 def store_path(url: str) -> str | None:
     """The directory of a file store, or None for another kind of store."""
-    from eventq.storage import _file_path
+    from eventq.storage import file_path
 
     scheme, separator, _ = url.partition("://")
-    return _file_path(url) if not separator or scheme == "file" else None
+    return file_path(url) if not separator or scheme == "file" else None
 
 
 def require_store(url: str) -> None:

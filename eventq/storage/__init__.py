@@ -25,7 +25,7 @@ def open_storage(url: str, *, sync: bool | None = None, clock: Clock = SYSTEM) -
     if not separator or scheme == "file":
         from eventq.storage.file import FileStorage
 
-        return FileStorage(_file_path(url), sync=sync, clock=clock)
+        return FileStorage(file_path(url), sync=sync, clock=clock)
     if sync is not None:
         raise ConfigError(f"sync= is a setting of file stores; the durability of {scheme}:// is decided by its server")
     if scheme == "memory":
@@ -35,7 +35,8 @@ def open_storage(url: str, *, sync: bool | None = None, clock: Clock = SYSTEM) -
     raise ConfigError(f"no storage for {scheme}://; write a path, file:///path, memory:// or memory://name")
 
 
-def _file_path(url: str) -> str:
+def file_path(url: str) -> str:
+    """The directory that a file store's URL, or a plain path, names. Raises ConfigError for another URL."""
     if not url:
         raise ConfigError("an empty URL; write a path such as './.eventq', or 'memory://'")
     if "://" not in url:

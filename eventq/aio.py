@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from eventq.bridge import readable, sleep
 from eventq.clock import SYSTEM
 from eventq.config import at_least_one, patience
-from eventq.errors import ClaimLost, StorageClosed
+from eventq.errors import ClaimLost, QueueFull, StorageClosed
 from eventq.handle import Patience, ended
 from eventq.model import Released, State
+from eventq.put import several
 from eventq.queue import WAITING
+from eventq.retry import pauses
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from typing import Unpack
 
@@ -123,10 +126,15 @@ class AsyncQueue(Generic[T]):
         key: str | None = None,
         unique: Unique = "open",
         if_exists: IfExists = "return",
+        throttle: float | None = None,
+        debounce: float | None = None,
+        debounce_max: float | None = None,
+        limits: Mapping[str, int] | None = None,
         headers: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> str:
         """See `Queue.put`. If the await is cancelled, the event may or may not be stored: use a key."""
-        return await self._bridge.call(
+        attempt = partial(
             self._queue.put,
             payload,
             priority=priority,
@@ -136,8 +144,14 @@ class AsyncQueue(Generic[T]):
             key=key,
             unique=unique,
             if_exists=if_exists,
+            throttle=throttle,
+            debounce=debounce,
+            debounce_max=debounce_max,
+            limits=limits,
             headers=headers,
+            timeout=0,
         )
+        return await self._when_there_is_room(attempt, timeout)
 
     async def put_many(
         self,
@@ -147,18 +161,35 @@ class AsyncQueue(Generic[T]):
         delay: float | None = None,
         at: datetime | None = None,
         expires: float | None = None,
+        limits: Mapping[str, int] | None = None,
         headers: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> list[str]:
         """See `Queue.put_many`."""
-        return await self._bridge.call(
+        attempt = partial(
             self._queue.put_many,
-            payloads,
+            await self._bridge.call(several, payloads),  # it may be an iterator, which can be read once
             priority=priority,
             delay=delay,
             at=at,
             expires=expires,
+            limits=limits,
             headers=headers,
+            timeout=0,
         )
+        return await self._when_there_is_room(attempt, timeout)
+
+    async def _when_there_is_room(self, put: Callable[[], R], timeout: float | None) -> R:
+        """`put.when_there_is_room`, with the loop to wait on."""
+        for pause in pauses(patience(timeout)):
+            try:
+                return await self._bridge.call(put)
+            except QueueFull as full:
+                if full.never:
+                    raise
+            await self._bridge.call(self._queue.store.storage.recover)
+            await sleep(pause)
+        return await self._bridge.call(put)
 
     async def claim(self, timeout: float | None = 0) -> Claim[T] | None:
         """See `Queue.claim`. If the await is cancelled, what it had claimed is released."""
@@ -393,22 +424,16 @@ class AsyncHandle(Generic[R]):
 class AsyncSemaphore:
     """The awaitable twin of a `Lock` or `Semaphore`: `lock.aio`."""
 
-    __slots__ = ("_bridge", "_pauses", "_semaphore", "_take")
+    __slots__ = ("_bridge", "_semaphore", "_take")
 
-    def __init__(
-        self,
-        semaphore: Semaphore,
-        take: Callable[[], bool],
-        pauses: Callable[[float | None], Iterator[float]],
-    ) -> None:
+    def __init__(self, semaphore: Semaphore, take: Callable[[], bool]) -> None:
         self._semaphore = semaphore
         self._take = take
-        self._pauses = pauses
         self._bridge = semaphore.store.bridge
 
     async def acquire(self, timeout: float | None = None) -> bool:
         """See `Semaphore.acquire`. If the await is cancelled, a place that it had taken is given back."""
-        for pause in self._pauses(timeout):
+        for pause in pauses(patience(timeout)):
             if await self._bridge.take(self._undo, self._take):
                 return True
             await sleep(pause)

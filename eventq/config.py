@@ -7,9 +7,11 @@ import os.path
 import sys
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import msgspec
+
 from eventq import clock
 from eventq.errors import ConfigError
-from eventq.model import State
+from eventq.model import Settings, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +45,8 @@ class QueueSettings(TypedDict, total=False):
     keep_dead_count: int
     lease: float | None
     max_bytes: int
+    maxsize: int | None
+    concurrency: int | None
 
 
 def known(given: Mapping[str, Any], options: type, what: str) -> dict[str, Any]:
@@ -52,6 +56,18 @@ def known(given: Mapping[str, Any], options: type, what: str) -> dict[str, Any]:
         if name not in names:
             raise TypeError(f"{what} has no option {name!r}; there are {', '.join(sorted(names))}")
     return dict(given)
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Settings with some of them changed. Raises ConfigError for an unknown name, a wrong type, or a value that cannot
+    be, and names the setting."""
+    names = Settings.__struct_fields__
+    if unknown := sorted(changes.keys() - set(names)):
+        raise ConfigError(f"unknown queue settings: {', '.join(unknown)}; there are {', '.join(names)}")
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(settings), **changes}, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"a queue setting that cannot be: {error}") from error
 
 
 def seconds(name: str, value: Any, *, zero: bool = True) -> float:

@@ -84,7 +84,28 @@ class DuplicateName(EventqError, ValueError):
 
 
 class QueueFull(EventqError):
-    """The queue has reached its `maxsize`. Wait with `timeout=`, or put later."""
+    """A put does not fit into the queue's `maxsize`, and nothing was stored. `never`: it would not fit an empty one."""
+
+    def __init__(self, queue: str, maxsize: int, count: int = 1) -> None:
+        if count > maxsize:
+            why = f"{count} events never fit into queue {queue!r} (maxsize={maxsize}): put smaller batches, or raise it"
+        else:
+            why = (
+                f"queue {queue!r} is full (maxsize={maxsize}): put with timeout= to wait for room, "
+                "claim faster, or raise its maxsize"
+            )
+        super().__init__(why)
+        self.queue: str = queue
+        self.maxsize: int = maxsize
+        self.count: int = count
+
+    @property
+    def never(self) -> bool:
+        """Whether waiting is of no use: these are more events than the queue takes at all."""
+        return self.count > self.maxsize
+
+    def __reduce__(self) -> tuple[type[QueueFull], tuple[str, int, int]]:
+        return type(self), (self.queue, self.maxsize, self.count)
 
 
 class UnknownEvent(EventqError, LookupError):

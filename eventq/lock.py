@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING
 
 from eventq import clock
 from eventq.config import at_least_one, patience, text
+from eventq.retry import pauses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
     from eventq.aio import AsyncSemaphore
     from eventq.storage.base import Slot
     from eventq.store import Store
-
-FIRST_PAUSE = 0.001
-LAST_PAUSE = 0.05
-"""Who waits looks again after 1 ms, 2 ms, 4 ms ... and then twenty times a second."""
 
 
 class Semaphore:
@@ -45,7 +41,7 @@ class Semaphore:
         """The same, awaitable."""
         from eventq.aio import AsyncSemaphore
 
-        return AsyncSemaphore(self, self._take, self._pauses)
+        return AsyncSemaphore(self, self._take)
 
     @property
     def held(self) -> bool:
@@ -57,7 +53,7 @@ class Semaphore:
 
         Each acquire needs its own release; taking it twice takes two places, which a lock does not have.
         """
-        for pause in self._pauses(timeout):
+        for pause in pauses(patience(timeout)):
             if self._take():
                 return True
             clock.sleep(pause)
@@ -97,19 +93,6 @@ class Semaphore:
             return False
         self._held.append(slot)
         return True
-
-    def _pauses(self, timeout: float | None) -> Iterator[float]:
-        """How long to wait between looks, until the time is over."""
-        seconds = patience(timeout)
-        now = clock.SYSTEM.monotonic
-        deadline = None if seconds is None else now() + seconds
-        pause = FIRST_PAUSE
-        while True:
-            left = pause if deadline is None else deadline - now()
-            if left <= 0:
-                return
-            yield min(pause, left)
-            pause = min(pause * 2, LAST_PAUSE)
 
 
 class Lock(Semaphore):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -15,6 +15,14 @@ from eventq.clock import aware
 from eventq.ids import created_of
 
 T = TypeVar("T")
+
+MAX_SECONDS = 1e10
+"""The longest duration, three hundred years: what is longer is a mistake, and infinity cannot be stored."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+MAX_PLACES = 10_000
+"""How many places a name may have at most (`PutOptions.limits`), and a queue (`Settings.concurrency`)."""
 
 
 class State(enum.StrEnum):
@@ -93,10 +101,17 @@ class PutOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Only with a single payload: see `unique`."""
     unique: str | float = "open"
     """How long the key is held: `"waiting"` (until first started), `"open"` (until settled), or seconds from now."""
+    debounce: float | None = None
+    """Only with a key: take the place of the event of an earlier such put that still waits, and wait so many seconds
+    (see `Storage.put_key`). Then `due` and `unique` are the storage's to say."""
+    debounce_max: float | None = None
+    """At most so many seconds after the first put of a chain."""
     max_attempts: int | None = None
     """Beats the queue's setting; likewise the next two."""
     max_crashes: int | None = None
     keep: float | None = None
+    limits: dict[str, int] = {}
+    """Names, each with a number of places: the event is started only while it holds one of them of each name."""
 
 
 class Claimed(msgspec.Struct, eq=False):
@@ -199,6 +214,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     value_codec: str = "json"
     failure: Failure | None = None
     """Why it is dead, expired or cancelled; or the last failure of an open event."""
+    limits: dict[str, int] = {}
+    """As it was put: names, and the number of places of each."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -255,27 +272,34 @@ class Name(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A queue's settings, stored with the queue and seen by every process within a quarter of a second."""
+    """A queue's settings, stored with the queue and seen by every process within a quarter of a second.
 
-    max_attempts: int = 20
+    The types say what can be: `config.changed` and whoever reads stored settings hold them to it.
+    """
+
+    max_attempts: AtLeastOne = 20
     """An event that failed this often is a dead letter."""
-    max_crashes: int = 5
+    max_crashes: AtLeastOne = 5
     """An event whose worker died this often is a dead letter (`poison`)."""
-    retry_delay: float = 1.0
+    retry_delay: Seconds = 1.0
     """Seconds after the first failure; doubles with each further one, with jitter."""
-    retry_delay_max: float = 3600.0
-    keep: float = 3600.0
+    retry_delay_max: Seconds = 3600.0
+    keep: Seconds = 3600.0
     """Seconds a completed event with a value stays readable; 0 keeps none."""
-    keep_count: int | None = None
+    keep_count: Count | None = None
     """At most so many completed events; never prunes one younger than ten minutes."""
-    keep_dead: float = 14 * 86400.0
+    keep_dead: Seconds = 14 * 86400.0
     """Seconds dead, expired and cancelled events stay; 0 keeps none."""
-    keep_dead_count: int = 10_000
+    keep_dead_count: Count = 10_000
     """At most so many of each; the oldest go first."""
-    lease: float | None = None
+    lease: Annotated[float, msgspec.Meta(gt=0, le=MAX_SECONDS)] | None = None
     """Seconds after which a claim without progress is taken over although its worker lives. None: never."""
-    max_bytes: int = 64 << 20
+    max_bytes: AtLeastOne = 64 << 20
     """The largest payload, in bytes."""
+    maxsize: AtLeastOne | None = None
+    """A put that would leave more events than this ready or delayed has to wait, or fails. None: no bound."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=MAX_PLACES)] | None = None
+    """At most so many events run at once, over all processes. Once it is lowered, what runs already goes on."""
     paused: bool = False
     paused_until: float | None = None
     """With `paused`: the instant at which the pause ends by itself."""
@@ -285,6 +309,8 @@ class Cancel(msgspec.Struct, frozen=True):
     """Edit: end waiting events as `cancelled`; ask the holder of a claimed one."""
 
     reason: str = ""
+    unstarted: bool = False
+    """Only what no worker has started yet: anything else is left alone, and answered with `"too late"`."""
 
 
 class Requeue(msgspec.Struct, frozen=True):

@@ -1,22 +1,29 @@
-"""What a put says about its events: options checked, headers gathered, keys obeyed."""
+"""What a put says about its events: options checked, headers gathered, keys obeyed, room waited for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import msgspec
 
+from eventq import clock
 from eventq.claim import current
 from eventq.codec import JSON
-from eventq.config import instant, seconds, text
-from eventq.errors import ConfigError, DuplicateKey, PayloadError
-from eventq.model import PutOptions
+from eventq.config import instant, patience, seconds, text
+from eventq.errors import ConfigError, DuplicateKey, PayloadError, QueueFull
+from eventq.model import MAX_PLACES, PutOptions
+from eventq.retry import pauses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from datetime import datetime
+    from typing import Unpack
 
     from eventq.store import Store
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Unique = Literal["open", "waiting"] | float
 IfExists = Literal["return", "raise"]
@@ -24,42 +31,44 @@ IfExists = Literal["return", "raise"]
 MAX_PRIORITY = 100
 
 
-def put_options(
-    store: Store,
-    *,
-    priority: int = 0,
-    delay: float | None = None,
-    at: datetime | None = None,
-    expires: float | None = None,
-    key: str | None = None,
-    unique: Unique = "open",
-    if_exists: IfExists = "return",
-    headers: Mapping[str, Any] | None = None,
-) -> PutOptions:
+class PutArguments(TypedDict, total=False):
+    """What may be said of each event that is put: see `Queue.put`."""
+
+    priority: int
+    delay: float | None
+    at: datetime | None
+    expires: float | None
+    key: str | None
+    unique: Unique
+    if_exists: IfExists
+    throttle: float | None
+    debounce: float | None
+    debounce_max: float | None
+    limits: Mapping[str, int] | None
+    headers: Mapping[str, Any] | None
+
+
+def put_options(store: Store, **given: Unpack[PutArguments]) -> PutOptions:
     """The checked options of one put, in the storage's terms. Raises TypeError, ConfigError, PayloadError."""
+    priority = given.get("priority", 0)
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise TypeError(f"priority= takes a whole number, not {type(priority).__name__}")
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise ConfigError(f"priority={priority} is outside -{MAX_PRIORITY}..{MAX_PRIORITY} (higher is claimed first)")
-    if delay is not None and at is not None:
-        raise ConfigError("delay= and at= both say when; give one of them")
-    due: float | None = None
-    if delay is not None:
-        due = store.clock.now() + seconds("delay", delay)
-    elif at is not None:
-        due = instant("at", at)
-    until: float | None = None
-    if expires is not None:
-        until = max(due or 0.0, store.clock.now()) + seconds("expires", expires, zero=False)
-    _check_key(key, unique, if_exists)
+    debounce, debounce_max = _debounce(given)
+    due, expires = _times(store.clock.now(), debounce, given)
+    key, unique = _key(given)
     return PutOptions(
         codec=store.codec.name,
         priority=priority,
         due=due,
-        expires=until,
+        expires=expires,
         key=key,
         unique=unique,
-        headers=_headers(headers),
+        debounce=debounce,
+        debounce_max=debounce_max,
+        limits=_limits(given.get("limits")),
+        headers=_headers(given.get("headers")),
     )
 
 
@@ -73,7 +82,48 @@ def put_encoded(store: Store, queue: str, data: bytes, options: PutOptions, if_e
     return id
 
 
-def _check_key(key: str | None, unique: Unique, if_exists: IfExists) -> None:
+def when_there_is_room(store: Store, put: Callable[[], R], timeout: float | None) -> R:
+    """What a put returns, once the queue has room for it. Raises QueueFull if it has none within `timeout` seconds."""
+    for pause in pauses(patience(timeout)):
+        try:
+            return put()
+        except QueueFull as full:
+            if full.never:
+                raise
+        store.storage.recover()
+        clock.sleep(pause)
+    return put()
+
+
+def several(payloads: Iterable[T]) -> list[T]:
+    """The payloads of a put_many. Raises TypeError for what is a single one."""
+    if isinstance(payloads, str | bytes | Mapping):
+        raise TypeError(f"put_many takes several payloads; wrap a single {type(payloads).__name__} in a list")
+    return list(payloads)
+
+
+def _times(now: float, debounce: float | None, given: PutArguments) -> tuple[float | None, float | None]:
+    """When it is due (the storage says it of a debounced event), and when it expires."""
+    delay, at, expires = given.get("delay"), given.get("at"), given.get("expires")
+    if delay is not None and at is not None:
+        raise ConfigError("delay= and at= both say when; give one of them")
+    if debounce is not None and (delay is not None or at is not None):
+        raise ConfigError("debounce= says when; leave delay= and at= out")
+    due: float | None = None
+    if delay is not None:
+        due = now + seconds("delay", delay)
+    elif at is not None:
+        due = instant("at", at)
+    if expires is None:
+        return due, None
+    start = now + debounce if debounce is not None else max(due or 0.0, now)
+    return due, start + seconds("expires", expires, zero=False)
+
+
+def _key(given: PutArguments) -> tuple[str | None, Unique]:
+    """The key, and how long it is held."""
+    key, unique, if_exists = given.get("key"), given.get("unique", "open"), given.get("if_exists", "return")
+    throttle, debounce = given.get("throttle"), given.get("debounce")
     if if_exists not in ("return", "raise"):
         raise ConfigError(f"if_exists={if_exists!r}; write 'return' (the id of the holder) or 'raise'")
     if isinstance(unique, str):
@@ -83,8 +133,47 @@ def _check_key(key: str | None, unique: Unique, if_exists: IfExists) -> None:
         seconds("unique", unique, zero=False)
     if key is not None:
         text("key=", key)
-    elif unique != "open" or if_exists != "return":
-        raise ConfigError("unique= and if_exists= say what to do about a key; give key= as well")
+    elif unique != "open" or if_exists != "return" or throttle is not None or debounce is not None:
+        raise ConfigError("unique=, if_exists=, throttle= and debounce= say what to do about a key; give key= as well")
+    if sum((unique != "open", throttle is not None, debounce is not None)) > 1:
+        raise ConfigError("unique=, throttle= and debounce= each say how long the key is held; give one of them")
+    if debounce is not None and if_exists == "raise":
+        raise ConfigError("debounce= takes the place of what is there; if_exists='raise' does not go with it")
+    return key, unique if throttle is None else seconds("throttle", throttle, zero=False)
+
+
+def _debounce(given: PutArguments) -> tuple[float | None, float | None]:
+    """How long to wait for another put of the key, and for all of them."""
+    debounce, longest = given.get("debounce"), given.get("debounce_max")
+    if longest is not None:
+        longest = seconds("debounce_max", longest, zero=False)
+        if debounce is None:
+            raise ConfigError("debounce_max= is the longest time that debounce= waits; give debounce= as well")
+    if debounce is None:
+        return None, None
+    debounce = seconds("debounce", debounce, zero=False)
+    if longest is not None and longest < debounce:
+        raise ConfigError(f"debounce_max={longest} is less than debounce={debounce}; give as much, or more")
+    return debounce, longest
+
+
+def _limits(given: Mapping[str, int] | None) -> dict[str, int]:
+    """Names with their numbers of places."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"limits= takes a dict of whole numbers by name, not {type(given).__name__}")
+    for name, places in given.items():
+        text("a name in limits=", name)
+        if isinstance(places, bool) or not isinstance(places, int):
+            raise TypeError(f"limits= takes whole numbers; {name!r} has {type(places).__name__}")
+        if not 1 <= places <= MAX_PLACES:
+            raise ConfigError(f"limits={{{name!r}: {places}}}; write how many may run at once, 1 to {MAX_PLACES}")
+    try:
+        JSON.encode(list(given))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"limits=: a name is not valid Unicode text: {error}") from error
+    return dict(given)
 
 
 def _headers(given: Mapping[str, Any] | None) -> dict[str, Any]:

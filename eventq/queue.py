@@ -12,7 +12,7 @@ from eventq.claim import Claim, current
 from eventq.clock import SYSTEM
 from eventq.codec import packer
 from eventq.config import QueueSettings, a_state, at_least_one, known, patience, seconds, text, window
-from eventq.errors import ClaimLost, ConfigError, PayloadError, StorageClosed
+from eventq.errors import ClaimLost, ConfigError, PayloadError, QueueFull, StorageClosed
 from eventq.handle import Handle
 from eventq.model import (
     Cancel,
@@ -25,7 +25,7 @@ from eventq.model import (
     Requeue,
     State,
 )
-from eventq.put import put_encoded, put_options
+from eventq.put import PutArguments, put_encoded, put_options, several, when_there_is_room
 from eventq.storage.base import LOOK_INTERVAL
 
 if TYPE_CHECKING:
@@ -93,7 +93,12 @@ class Queue(Generic[T]):
         key: str | None = None,
         unique: Unique = "open",
         if_exists: IfExists = "return",
+        throttle: float | None = None,
+        debounce: float | None = None,
+        debounce_max: float | None = None,
+        limits: Mapping[str, int] | None = None,
         headers: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> str:
         """Store an event and return its id. When it returns, the event survives the death of every process.
 
@@ -105,11 +110,28 @@ class Queue(Generic[T]):
         holder's id, or raises DuplicateKey with `if_exists="raise"`. `unique` says how long it is held: until the event
         is settled (`"open"`), until it is first started (`"waiting"`), or for a number of seconds.
 
+        `throttle`, with a key: the first put wins for so many seconds, whatever becomes of its event; the same as
+        `unique` with that number.
+
+        `debounce`, with a key: the last put wins. The event is claimable so many seconds after the last such put of its
+        key, but at most `debounce_max` seconds after the first. While it waits, each further one cancels it and is
+        stored in its place; once it is started, the next one begins anew. The id is the new one, except where an event
+        that was put otherwise holds the key: then nothing is stored, and the id is that one's.
+
+        `limits`: at most so many at once, as `{"customer:7": 1}`. The event is started only while it holds one of that
+        many places of each name; it gives them back when it ends, is put back, or its process dies. Names are shared by
+        all queues of the store; an event that must wait is ready, and does not stop those behind it. The places of a
+        name are numbered: events that give it different numbers share the first ones.
+
         `headers`: JSON values by name. Within `with claim`, the headers of the claimed event come along, with
         `correlation_id`: that event's own, else its id. Headers given here win.
 
-        Raises PayloadError if the payload is not of the queue's type or would not come back equal; StorageError if the
-        storage failed, and then nothing was stored unless it is OutcomeUnknown.
+        `timeout` matters in a queue with a `maxsize`: how many seconds to wait for room (None: for ever; 0: not at
+        all). `delay` and `expires` count from when the event is stored.
+
+        Raises PayloadError if the payload is not of the queue's type or would not come back equal; QueueFull if there
+        was no room in time; StorageError if the storage failed, and then nothing was stored unless it is
+        OutcomeUnknown.
         """
         data = self._pack(payload)
         if (
@@ -118,24 +140,30 @@ class Queue(Generic[T]):
             and at is None
             and expires is None
             and key is None
+            and throttle is None
+            and debounce is None
+            and debounce_max is None
+            and limits is None
             and headers is None
+            and timeout is None
             and unique == "open"
             and if_exists == "return"
             and current.get() is None
         ):
-            return self._put(self.name, (data,), self._plain)[0]
-        options = put_options(
-            self.store,
-            priority=priority,
-            delay=delay,
-            at=at,
-            expires=expires,
-            key=key,
-            unique=unique,
-            if_exists=if_exists,
-            headers=headers,
-        )
-        return put_encoded(self.store, self.name, data, options, if_exists)
+            try:
+                return self._put(self.name, (data,), self._plain)[0]
+            except QueueFull:
+                log.debug("%s is full: waiting for room", self.name)
+        given: PutArguments = {
+            "priority": priority, "delay": delay, "at": at, "expires": expires, "key": key, "unique": unique,
+            "if_exists": if_exists, "throttle": throttle, "debounce": debounce, "debounce_max": debounce_max,
+            "limits": limits, "headers": headers,
+        }  # fmt: skip
+
+        def attempt() -> str:
+            return put_encoded(self.store, self.name, data, put_options(self.store, **given), if_exists)
+
+        return when_there_is_room(self.store, attempt, timeout)
 
     def put_many(
         self,
@@ -145,24 +173,35 @@ class Queue(Generic[T]):
         delay: float | None = None,
         at: datetime | None = None,
         expires: float | None = None,
+        limits: Mapping[str, int] | None = None,
         headers: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> list[str]:
         """Store many events, all or none, and return their ids in order; much cheaper than one by one.
 
         The options are those of `put` and hold for each event; keys are for single puts. At most 100,000 events and 64
-        MiB: PayloadError names the limit.
+        MiB: PayloadError names the limit. More than the queue's `maxsize` never fit: QueueFull, at once.
         """
-        if isinstance(payloads, str | bytes | Mapping):
-            raise TypeError(f"put_many takes several payloads; wrap a single {type(payloads).__name__} in a list")
         pack = self._pack
         packed: list[bytes] = []
         try:
-            for payload in payloads:
+            for payload in several(payloads):
                 packed.append(pack(payload))  # noqa: PERF401 - the length tells which one failed
         except PayloadError as error:
             raise PayloadError(f"payload {len(packed)} of this put_many: {error}; nothing was stored") from error
-        options = put_options(self.store, priority=priority, delay=delay, at=at, expires=expires, headers=headers)
-        return self._put(self.name, packed, options) if packed else []
+        given: PutArguments = {
+            "priority": priority,
+            "delay": delay,
+            "at": at,
+            "expires": expires,
+            "limits": limits,
+            "headers": headers,
+        }
+
+        def attempt() -> list[str]:
+            return self._put(self.name, packed, put_options(self.store, **given))
+
+        return when_there_is_room(self.store, attempt, timeout) if packed else []
 
     # ------------------------------------------------------------------ claiming
 

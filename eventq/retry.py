@@ -1,10 +1,11 @@
-"""How long to wait before an event runs again, and when to give up. Pure functions; no clock, no storage."""
+"""How long to wait before an event runs again, and when to give up; how often who waits looks again. No storage."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from eventq import clock
 from eventq.model import Dropped, Failure, Outcome, Rejected, Retried, Settings, State
 
 
@@ -51,3 +52,22 @@ def before_start(
 SUSPECT_CRASHES = 2
 """An event whose workers died this often is started only while nothing else runs in its worker: so the guilty one is
 found, and bystanders are spared."""
+
+FIRST_PAUSE = 0.001
+LAST_PAUSE = 0.05
+
+
+def pauses(timeout: float | None) -> Iterator[float]:
+    """The seconds to wait between looks at something that nobody announces, until the time is over (None: never).
+
+    1 ms, 2 ms, 4 ms ... and then twenty times a second. Who uses it looks once more at the end.
+    """
+    now = clock.SYSTEM.monotonic
+    deadline = None if timeout is None else now() + timeout
+    pause = FIRST_PAUSE
+    while True:
+        left = pause if deadline is None else deadline - now()
+        if left <= 0:
+            return
+        yield min(pause, left)
+        pause = min(pause * 2, LAST_PAUSE)

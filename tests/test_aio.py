@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventq import App, Claim, ClaimLost, Queue, Retry, State, StorageClosed, TaskFailed
+from eventq import App, Claim, ClaimLost, Queue, QueueFull, Retry, State, StorageClosed, TaskFailed
 from eventq.bridge import Bridge, readable
 
 if TYPE_CHECKING:
@@ -87,6 +87,29 @@ def test_an_event_goes_through(queue: Queue[Any]) -> None:
         with pytest.raises(TaskFailed):
             await queue.handle(claims[1].id).aio.result()
         assert (await queue.aio.stats()).dead == 1
+
+    run(main())
+
+
+def test_a_put_waits_for_room_on_the_loop(queue: Queue[Any]) -> None:
+    queue.configure(maxsize=1)
+
+    async def main() -> None:
+        await queue.aio.put("there", timeout=0)
+        for refused in (queue.aio.put("x", timeout=0.01), queue.aio.put_many(["x"], timeout=0)):
+            with pytest.raises(QueueFull):
+                await refused
+        with pytest.raises(QueueFull, match="never fit"):
+            await queue.aio.put_many(["x", "y"])
+        for late in (queue.aio.put("late"), queue.aio.put_many(iter(["late"]), timeout=20)):
+            waits = asyncio.create_task(late)
+            done, _ = await asyncio.wait({waits}, timeout=0.05)
+            assert not done
+            claim = await queue.aio.claim()
+            assert claim is not None
+            await claim.aio.complete()
+            await asyncio.wait_for(waits, 20)
+        assert queue.stats().ready == 1
 
     run(main())
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventq import App, ConfigError, DuplicateKey, PayloadError, Queue, State
+from eventq import App, ConfigError, DuplicateKey, PayloadError, Queue, QueueFull, State, TaskCancelled
 from eventq.model import PutOptions
 from eventq.testing import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -125,6 +126,96 @@ def test_how_long_a_key_is_held(queue: Queue[Any], clock: FakeClock) -> None:
     assert queue.put("e", key="period", unique=60) != for_a_while
 
 
+def test_throttle_lets_one_through_in_each_period(queue: Queue[Any], clock: FakeClock) -> None:
+    first = queue.put("a", key="k", throttle=10)
+    assert drain(queue) == ["a"]
+    clock.advance(9)
+    assert queue.put("b", key="k", throttle=10) == first
+    with pytest.raises(DuplicateKey):
+        queue.put("c", key="k", throttle=10, if_exists="raise")
+    clock.advance(2)
+    assert queue.put("d", key="k", throttle=10) != first
+    assert drain(queue) == ["d"]
+
+
+def test_debounce_lets_the_last_one_through(queue: Queue[Any], clock: FakeClock) -> None:
+    ids = []
+    for payload in "abcd":
+        ids.append(queue.put(payload, key="k", debounce=3, debounce_max=7, expires=60))
+        clock.advance(2)
+    assert len(set(ids)) == 4
+    assert [record.id for record in queue.scan("cancelled").records] == ids[:3]
+    assert drain(queue) == ["d"]  # 7 s after the first
+    queue.put("e", key="k", debounce=3)
+    assert queue.put("f", key="other", debounce=3) not in ids
+    clock.advance(4)
+    assert sorted(drain(queue)) == ["e", "f"]
+
+
+def test_a_debounced_put_can_be_waited_for(app: App, queue: Queue[Any]) -> None:
+    handle = app.handle(queue.put("a", key="k", debounce=3))
+    later = queue.put("b", key="k", debounce=3)
+    with pytest.raises(TaskCancelled, match=later):
+        handle.result(timeout=0)
+
+
+# ---------------------------------------------------------------- at most so many
+
+
+@pytest.fixture
+def full(queue: Queue[Any]) -> Queue[Any]:
+    queue.configure(maxsize=1)
+    queue.put("there", timeout=0)
+    return queue
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_full_queue_refuses_in_time(full: Queue[Any], timeout: float) -> None:
+    with pytest.raises(QueueFull, match=r"'orders'.*maxsize=1.*timeout="):
+        full.put("x", timeout=timeout)
+    with pytest.raises(QueueFull):
+        full.put("x", key="k", timeout=timeout)
+    with pytest.raises(QueueFull):
+        full.put_many(["x"], timeout=timeout)
+    assert drain(full) == ["there"]
+
+
+def test_what_never_fits_is_refused_at_once(full: Queue[Any]) -> None:
+    with pytest.raises(QueueFull, match="never fit") as caught:
+        full.put_many(["x", "y"])
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.never) == (str(caught.value), True)
+
+
+@pytest.mark.parametrize("how", ["put", "put with a key", "put_many"])
+def test_a_put_waits_for_room(full: Queue[Any], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = full.store.storage
+    waits = threading.Event()
+    recover = storage.recover
+
+    def look() -> float:
+        waits.set()
+        return recover()
+
+    monkeypatch.setattr(storage, "recover", look)
+    puts: dict[str, Callable[[], object]] = {
+        "put": lambda: full.put("late"),
+        "put with a key": lambda: full.put("late", key="k", timeout=20),
+        "put_many": lambda: full.put_many(["late"]),
+    }
+    done: list[object] = []
+    thread = threading.Thread(target=lambda: done.append(puts[how]()), daemon=True)
+    thread.start()
+    assert waits.wait(20)
+    assert not done
+    claim = full.claim()
+    assert claim is not None
+    claim.complete()
+    thread.join(20)
+    assert done
+    assert drain(full) == ["late"]
+
+
 def test_put_many(queue: Queue[Any]) -> None:
     ids = queue.put_many((number for number in range(5)), priority=1, headers={"batch": "x"})
     assert ids == sorted(ids)
@@ -173,6 +264,23 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"key": "k", "if_exists": "ignore"}, ConfigError, "'raise'"),
     ({"unique": "waiting"}, ConfigError, "give key="),
     ({"if_exists": "raise"}, ConfigError, "give key="),
+    ({"throttle": 5}, ConfigError, "give key="),
+    ({"key": "k", "throttle": 0}, ConfigError, "throttle"),
+    ({"key": "k", "throttle": "5"}, TypeError, "throttle"),
+    ({"key": "k", "throttle": 5, "unique": 5}, ConfigError, "give one of them"),
+    ({"debounce": 5}, ConfigError, "give key="),
+    ({"key": "k", "debounce": 0}, ConfigError, "debounce"),
+    ({"key": "k", "debounce": "5"}, TypeError, "debounce"),
+    ({"key": "k", "debounce_max": 5}, ConfigError, "give debounce="),
+    ({"key": "k", "debounce": 5, "debounce_max": 4}, ConfigError, "debounce_max=4.0 is less"),
+    ({"key": "k", "debounce": 5, "debounce_max": "9"}, TypeError, "debounce_max"),
+    ({"key": "k", "debounce": 5, "delay": 1}, ConfigError, "leave delay="),
+    ({"key": "k", "debounce": 5, "at": NOW}, ConfigError, "leave delay="),
+    ({"key": "k", "debounce": 5, "throttle": 5}, ConfigError, "give one of them"),
+    ({"key": "k", "debounce": 5, "unique": "waiting"}, ConfigError, "give one of them"),
+    ({"key": "k", "debounce": 5, "if_exists": "raise"}, ConfigError, "if_exists"),
+    ({"timeout": -1}, ConfigError, "timeout"),
+    ({"timeout": "5"}, TypeError, "timeout"),
     ({"headers": {"a": (1,)}}, PayloadError, "JSON"),
     ({"headers": {"a": object()}}, PayloadError, "JSON"),
     ({"headers": {1: "a"}}, TypeError, "by name"),

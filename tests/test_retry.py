@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from eventq import retry
 from eventq.model import Dropped, Failure, Rejected, Retried, Settings, State
+from eventq.testing import FakeClock
 
 SETTINGS = Settings(max_attempts=3, max_crashes=2, retry_delay=1.0, retry_delay_max=60.0)
 BROKEN = Failure("ValueError", "broken")
@@ -88,3 +90,20 @@ def test_an_events_own_max_crashes_beats_the_queues() -> None:
 def test_the_examples_in_the_docstrings() -> None:
     failed, tried = doctest.testmod(retry)
     assert (failed, tried > 0) == (0, True)
+
+
+def test_pauses_grow_to_a_twentieth_of_a_second() -> None:
+    pauses = list(itertools.islice(retry.pauses(None), 8))
+    assert pauses == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05]
+    assert list(retry.pauses(0)) == []
+    assert list(itertools.islice(retry.pauses(60), 3)) == pauses[:3]
+
+
+def test_pauses_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(retry.clock, "SYSTEM", clock)
+    waited = []
+    for pause in retry.pauses(0.01):
+        waited.append(pause)
+        clock.advance(pause)
+    assert waited == [0.001, 0.002, 0.004, pytest.approx(0.003)]

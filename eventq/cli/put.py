@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from eventq.cli.command import Command, CommandError, Exit, header, opened_app, seconds, stdin_lines, usage
+from eventq.cli.command import (
+    Command,
+    CommandError,
+    Exit,
+    count,
+    exit_code,
+    header,
+    opened_app,
+    seconds,
+    stdin_lines,
+    usage,
+)
 from eventq.cli.console import Progress, print_json
+from eventq.errors import EventqError
+from eventq.model import MAX_PLACES
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
 
 CHUNK_EVENTS = 1000
@@ -27,6 +40,27 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--priority", type=int, default=0, metavar="N", help="-100 to 100; higher first (default 0)")
     parser.add_argument("--key", metavar="K", help="put nothing if an open event has this key; prints that one's id")
     parser.add_argument(
+        "--throttle",
+        type=seconds,
+        metavar="TIME",
+        help="with --key: put nothing if the key was put within 10s, 5m, ...; prints that one's id",
+    )
+    parser.add_argument(
+        "--debounce",
+        type=seconds,
+        metavar="TIME",
+        help="with --key: cancel the one of this key that waits, and wait until none came for 2s, 1m, ...",
+    )
+    parser.add_argument(
+        "--debounce-max", type=seconds, metavar="TIME", help="... but no longer than 30s, 10m, ... after the first"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="TIME",
+        help="how long to wait for room in a queue with a maxsize (default: until there is some; 0: not at all)",
+    )
+    parser.add_argument(
         "--expires",
         type=seconds,
         metavar="TIME",
@@ -35,17 +69,34 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--header", type=header, action="append", default=[], metavar="K=V", help="a header (K:=V: V is JSON)"
     )
+    parser.add_argument(
+        "--limit", type=_limit, action="append", default=[], metavar="NAME=N",
+        help="run only while fewer than N events with this limit do; may be repeated",
+    )  # fmt: skip
+
+
+def _limit(text: str) -> tuple[str, int]:
+    """A limit: `NAME=N`."""
+    name, _, number = text.rpartition("=")
+    if not name or not 1 <= count(number) <= MAX_PLACES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a limit; write NAME=N, with N from 1 to {MAX_PLACES}")
+    return name, count(number)
 
 
 def _run(args: argparse.Namespace) -> int:
-    options: dict[str, Any] = {"priority": args.priority, "delay": args.delay, "expires": args.expires}
+    options: dict[str, Any] = {
+        "priority": args.priority, "delay": args.delay, "expires": args.expires, "timeout": args.timeout,
+    }  # fmt: skip
     if args.header:
         options["headers"] = dict(args.header)
+    if args.limit:
+        options["limits"] = dict(args.limit)
+    keyed = {name: getattr(args, name) for name in ("key", "throttle", "debounce", "debounce_max")}
     if args.lines:
         if args.payload is not None:
             usage("--lines reads the payloads from stdin; leave PAYLOAD out")
-        if args.key is not None:
-            usage("--key is for a single event; put keyed events one at a time")
+        if any(value is not None for value in keyed.values()):
+            usage("--key and what goes with it are for a single event; put keyed events one at a time")
         return _put_lines(args, options)
     if args.payload is None and sys.stdin.isatty():
         print("reading the payload from the terminal; Ctrl-D ends it", file=sys.stderr)
@@ -53,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
     data = sys.stdin.buffer.read() if args.payload is None else args.payload.encode("utf-8", "surrogateescape")
     payload = decoded(data, text=args.text, where="the payload")
     with opened_app(args) as app:
-        id = app.queue(args.queue).put(payload, key=args.key, **options)
+        id = app.queue(args.queue).put(payload, **keyed, **options)
     if args.json:
         print_json({"queue": args.queue, "id": id})
     else:
@@ -82,7 +133,7 @@ class Lines(NamedTuple):
     number: int
 
 
-def _chunks(*, text: bool) -> Iterator[Lines]:
+def _chunks(*, text: bool, most: int) -> Iterator[Lines]:
     payloads: list[Any] = []
     size = number = 0
     for number, line in enumerate(stdin_lines(), start=1):
@@ -91,7 +142,7 @@ def _chunks(*, text: bool) -> Iterator[Lines]:
             continue  # a blank line is no JSON, and a file often ends with one
         payloads.append(decoded(line, text=text, where=f"line {number}"))
         size += len(line)
-        if len(payloads) >= CHUNK_EVENTS or size >= CHUNK_BYTES:
+        if len(payloads) >= most or size >= CHUNK_BYTES:
             yield Lines(payloads, number)
             payloads, size = [], 0
     if payloads:
@@ -105,15 +156,17 @@ def _put_lines(args: argparse.Namespace, options: dict[str, Any]) -> int:
     try:
         with opened_app(args) as app:
             queue = app.queue(args.queue)
-            for chunk in _chunks(text=args.text):
+            most = min(CHUNK_EVENTS, queue.settings().maxsize or CHUNK_EVENTS)
+            for chunk in _chunks(text=args.text, most=most):
                 ids = queue.put_many(chunk.payloads, **options)
                 first = first or ids[0]
                 last = ids[-1]
                 done += len(ids)
                 through = chunk.number
                 progress.at(done)
-    except CommandError as error:
-        raise CommandError(f"{error} [{done:,} events were put, from lines 1 to {through}]", error.code) from error
+    except (CommandError, EventqError) as error:
+        code = error.code if isinstance(error, CommandError) else exit_code(error)
+        raise CommandError(f"{error} [{done:,} events were put, from lines 1 to {through}]", code) from error
     finally:
         progress.close()
     if args.json:
@@ -129,9 +182,11 @@ COMMANDS = {
         _run,
         "Put an event into a queue and print its id. When the command returns, the event is on the disk.\n"
         "The payload is JSON, from the command line or from stdin. With --lines every line of stdin is an\n"
-        f"event; they are put in chunks of up to {CHUNK_EVENTS:,}, each wholly or not at all.",
+        f"event; they are put in chunks of up to {CHUNK_EVENTS:,}, each wholly or not at all. If a queue with a\n"
+        "maxsize has no room in time, the exit code is 1.",
         "examples:\n"
         "  eventq put orders '{\"id\": 42}' --delay 10m\n"
+        "  eventq put index '\"page 7\"' --key page-7 --debounce 2s --debounce-max 30s\n"
         "  echo hello | eventq put greetings --text\n"
         "  eventq put orders --lines < orders.jsonl",
     )

@@ -60,6 +60,7 @@ def document(record: Record) -> dict[str, Any]:
         "expires": timestamp(record.expires),
         "key": record.key,
         "headers": record.headers or None,
+        "limits": record.limits or None,
         "worker": record.worker,
         "failures": record.failures,
         "crashes": record.crashes,
@@ -129,6 +130,8 @@ def print_record(record: Record, notes: Sequence[Note]) -> None:
     _line("expires", _moment(record.expires, now))
     _line("priority", str(record.priority) if record.priority else None)
     _line("key", record.key)
+    for name, places in record.limits.items():
+        _line("limit", f"{name} = {places}")
     _line("worker", record.worker)
     for name, value in record.headers.items():
         _line("header", f"{name} = {json_text(msgspec.json.encode(value))}")

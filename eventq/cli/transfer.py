@@ -6,7 +6,7 @@ import base64
 import binascii
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -24,7 +24,7 @@ from eventq.cli.command import (
 )
 from eventq.cli.console import Progress, json_text, print_json
 from eventq.cli.record import document, scan
-from eventq.model import OPEN_STATES, PutOptions, State
+from eventq.model import MAX_PLACES, OPEN_STATES, PutOptions, State
 from eventq.storage import open_storage
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Line(msgspec.Struct, frozen=True):
     expires: datetime | None = None
     headers: dict[str, Any] = {}
     key: str | None = None
+    limits: dict[str, Annotated[int, msgspec.Meta(ge=1, le=MAX_PLACES)]] = {}
 
 
 class Arrival(NamedTuple):
@@ -161,6 +162,7 @@ def _arrival(line: Line, to: str | None) -> Arrival:
         expires=line.expires.timestamp() if line.expires and line.state in OPEN_STATES else None,
         headers=line.headers,
         key=line.key,
+        limits=line.limits,
     )
     return Arrival(to or line.queue, payload, options)
 
@@ -210,7 +212,7 @@ COMMANDS = {
         _import_options,
         _import,
         "Put exported events into a store, under new ids, with their queue, payload, headers, priority,\n"
-        "key, due time and expiry. Claimed ones become ready. Attempts and results stay behind: an ended\n"
+        "key, limits, due time and expiry. Claimed ones become ready. Attempts and results stay behind: an ended\n"
         "event is put only when --state names its state, and then it waits to run again.",
     ),
 }

@@ -44,6 +44,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from eventq.model import (
     Claimed,
     Edit,
@@ -67,6 +69,21 @@ LOOK_INTERVAL = 0.25
 
 MAX_PUT_EVENTS = 100_000
 MAX_PUT_BYTES = 64 << 20
+
+
+def debounced(options: PutOptions, now: float, since: float) -> PutOptions:
+    """A debounced put as it is stored at `now`, if its chain began at `since`: due when no more of them came for
+    `debounce` seconds, or `debounce_max` after the first. Its key is held until it is started."""
+    assert options.debounce is not None
+    due = now + options.debounce
+    if options.debounce_max is not None:
+        due = min(due, since + options.debounce_max)
+    return msgspec.structs.replace(options, due=due, unique="waiting")
+
+
+def displaced_by(id: str) -> str:
+    """The reason that an event is cancelled with when a debounced put takes its place."""
+    return f"debounced: {id} was put in its place"
 
 
 class Watch(Protocol):
@@ -112,6 +129,10 @@ class Storage(abc.ABC):
         Duties: ids from `eventq.ids`, rising per worker. At most `MAX_PUT_EVENTS` events and `MAX_PUT_BYTES` (or one
         event of up to `Settings.max_bytes`), else PayloadError. Wake one claimer of the queue per put. Create the
         queue if need be.
+
+        QueueFull, at once, if more than `Settings.maxsize` events would be ready or delayed then, as `stats` counts
+        them. Exact for all threads of one storage object; several may together exceed it by what each put within one
+        `LOOK_INTERVAL`. Nothing but puts is ever refused for it.
         """
 
     @abc.abstractmethod
@@ -120,6 +141,14 @@ class Storage(abc.ABC):
 
         Duties: exactly one of any number of racing puts wins. A key is held as `options.unique` says, and never by
         an event that no longer exists. A crash in between leaves either the event with its key, or neither.
+
+        With `options.debounce` the last put wins. A key held by an earlier such event that no worker has started is
+        this put's: it is stored as `debounced` says for the chain of puts that began with the first of them, and the
+        earlier one is cancelled with a reason that names the new id. Of racing puts all but one end so, and none
+        before its successor is stored: a crash in between may leave several, never none. A key that anything else
+        holds is its holder's: the answer is its id and False.
+
+        QueueFull as in `put`, unless the key is held: then nothing is added.
         """
 
     @abc.abstractmethod
@@ -129,6 +158,12 @@ class Storage(abc.ABC):
         An event counts as started when this returns it. What must not be started (`retry.before_start`) is settled
         instead, here. An event with `SUSPECT_CRASHES` crashes or more is returned only alone, while nothing else
         that this storage object claimed is unsettled; meanwhile nothing else is returned.
+
+        An event with `limits` is started only while it holds one of so many places of each name, all or none. Places
+        are numbered, and shared by all queues: an event that gives a name *n* places takes the lowest free one of the
+        first *n*. They are free once the event leaves this worker in whatever way, or the worker dies. Who must wait
+        for one is ready, is passed over, and is claimed first (by priority, then age) when it is free. Of a queue with
+        a `concurrency` at most so many events are claimed at once, over all workers.
 
         Duties: never wait for another process. Skip paused queues. Never return an event that this worker skipped.
         Record worker and time of the start before returning.
@@ -142,8 +177,8 @@ class Storage(abc.ABC):
         and `Released` make it claimable after their delay; `Skipped` makes it claimable by others; `Rejected` and
         `Dropped` record the reason. A key held `"open"` is free afterwards unless the event is open again.
 
-        Duties: wake a claimer when the event is claimable again, and whoever watches the event when it ended with a
-        record. On a full disk it still succeeds.
+        Duties: wake a claimer when the event is claimable again, or another may have its place, and whoever watches
+        the event when it ended with a record. On a full disk it still succeeds.
         """
 
     @abc.abstractmethod
@@ -189,7 +224,8 @@ class Storage(abc.ABC):
     def edit(self, queue: str | None, ids: Sequence[str], edit: Edit) -> list[str]:
         """Change events that are not claimed. Returns one word per id, in order:
 
-        `Cancel`: `"cancelled"`, `"requested"` (its holder was asked: see `Claimed.cancelled`) or `"too late"`.
+        `Cancel`: `"cancelled"`, `"requested"` (its holder was asked: see `Claimed.cancelled`) or `"too late"`. With
+        `unstarted` nothing is done to an event that has ever been started, here or by a holder that is asked.
         `Requeue`: the id under which it runs again (a new one for a completed event), or `"too late"`.
         `Move`: `"moved"` or `"too late"`. `Delete`: `"deleted"` or `"too late"`. For any: `"unknown"`.
 

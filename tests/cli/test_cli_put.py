@@ -7,6 +7,8 @@ import json
 import pytest
 from conftest import Run
 
+from eventq import App
+
 
 def test_put_prints_the_id_of_an_event_that_is_there(run: Run) -> None:
     done = run("put", "orders", '{"id": 42}')
@@ -29,6 +31,21 @@ def test_options_reach_the_event(run: Run) -> None:
     assert event["due"] < event["expires"]
     shown = run("show", done.json["id"]).out
     assert all(text in shown for text in ("delayed", 'user = "ann"', "(in 10m)", "priority  -7"))
+
+
+def test_limits_reach_the_event(run: Run) -> None:
+    id = run("put", "q", "1", "--limit", "customer:7=1", "--limit", "a=b=20").out.strip()
+    assert run("show", id, "--json").json["limits"] == {"a=b": 20, "customer:7": 1}
+    assert "limit     customer:7 = 1" in run("show", id).out
+    run("put", "q", "--lines", "--limit", "c=1", stdin=b"1\n2\n")
+    assert run("export").out.count('"limits":{"c":1}') == 2
+
+
+@pytest.mark.parametrize("limit", ["c", "=1", "c=", "c=x", "c=-1", "c=0", "c=10001"])
+def test_wrong_limits_are_refused(run: Run, limit: str) -> None:
+    done = run("put", "q", "1", "--limit", limit)
+    assert (done.code, done.out) == (2, "")
+    assert run("status").code == 1  # not even a store was made
 
 
 def test_a_held_key_gives_the_holder(run: Run) -> None:
@@ -130,5 +147,33 @@ def test_an_empty_queue_name_is_refused(run: Run) -> None:
     assert run("put", "", "1").code == 2
 
 
-def test_lines_and_key_exclude_each_other(run: Run) -> None:
-    assert run("put", "q", "--lines", "--key", "k", stdin=b"1").code == 2
+@pytest.mark.parametrize("option", ["key", "throttle", "debounce", "debounce-max"])
+def test_lines_and_key_exclude_each_other(run: Run, option: str) -> None:
+    assert run("put", "q", "--lines", f"--{option}", "1", stdin=b"1").code == 2
+
+
+def test_a_throttled_put_gives_the_first(run: Run) -> None:
+    first = run("put", "q", "1", "--key", "k", "--throttle", "10m").out
+    assert run("put", "q", "2", "--key", "k", "--throttle", "10m").out == first
+    assert run("put", "q", "3", "--throttle", "10m").code == 2
+
+
+def test_a_debounced_put_takes_the_place_of_the_last(run: Run) -> None:
+    options = ["--key", "k", "--debounce", "1m", "--debounce-max", "10m"]
+    first, second = (run("put", "q", payload, *options).out.strip() for payload in "12")
+    assert run("show", first, "--json").json["state"] == "cancelled"
+    assert second in run("show", first).out
+    assert run("show", second, "--json").json["state"] == "delayed"
+
+
+@pytest.mark.parametrize("timeout", ["0", "10ms"])
+def test_a_full_queue_fails_in_time(run: Run, store: str, timeout: str) -> None:
+    with App(store) as app:
+        app.queue("q", maxsize=3)
+    done = run("put", "q", "--lines", "--timeout", timeout, stdin=b"1\n2\n3\n4\n")
+    assert done.code == 1
+    assert "maxsize=3" in done.err
+    assert "3 events were put, from lines 1 to 3" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert run("put", "q", "4", "--timeout", timeout).code == 1
+    assert run("status", "--json").json["queues"][0]["ready"] == 3

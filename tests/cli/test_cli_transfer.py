@@ -14,7 +14,7 @@ from eventq import App
 def test_events_survive_the_journey(run: Run, eventq: Run, tmp_path: Path) -> None:
     other = str(tmp_path / "other")
     run("put", "a", '{"n": 1}', "--header", "user=ann", "--priority", "7")
-    run("put", "a", '"later"', "--delay", "1h", "--expires", "2h", "--key", "k")
+    run("put", "a", '"later"', "--delay", "1h", "--expires", "2h", "--key", "k", "--limit", "c=3")
     run("put", "b", "--lines", stdin=b"".join(b"%d\n" % n for n in range(20)))
     exported = run("export")
     assert exported.code == 0

@@ -115,6 +115,22 @@ def hold(path: str, log: Log) -> None:
         log("done", payload_of(claimed))
 
 
+def exclusive(path: str, log: Log) -> None:
+    """Work until the queue has been empty for a while; nobody else may be at work meanwhile."""
+    busy = os.path.join(os.path.dirname(log.path), "busy")
+    with FileStorage(path) as store:
+        idle_since = SYSTEM.monotonic()
+        while SYSTEM.monotonic() - idle_since < 1.0:
+            for claimed in store.claim("q"):
+                idle_since = SYSTEM.monotonic()
+                log("got", payload_of(claimed))
+                os.close(os.open(busy, os.O_CREAT | os.O_EXCL))
+                os.unlink(busy)
+                store.settle(claimed, Completed())
+                log("done", payload_of(claimed))
+            store.recover()
+
+
 def stop_within_put(path: str, log: Log) -> None:
     """Put an event, then stop in the middle of appending the next one, with its lock held."""
     with FileStorage(path) as store:
@@ -202,7 +218,7 @@ def reader(path: str, log: Log) -> None:
 
 ROLES: dict[str, Callable[..., None]] = {
     role.__name__: role
-    for role in (producer, claimer, drainer, hold, stop_within_put, fork, poisoned, starved, reader)
+    for role in (producer, claimer, drainer, hold, exclusive, stop_within_put, fork, poisoned, starved, reader)
 }
 
 

@@ -92,6 +92,13 @@ def hold_to_ledger(
         value = records[State.COMPLETED].get(payload)
         if fates == ["completed"] and value != ledger.values.get(payload):
             problems.append(f"{payload!r} completed with {ledger.values.get(payload)!r}; kept: {value!r}")
+    for chain in ledger.chains.values():
+        came = {payload for payload in chain if counts[payload]} | (ledger.settled & chain.keys())
+        problems += [
+            f"{payload!r} was acknowledged, and neither it nor a later one of its chain came"
+            for payload, before in chain.items()
+            if payload in ledger.ids and not came - before
+        ]
     problems += [
         f"a put of {len(group)} events came in part"
         for group in ledger.together
@@ -102,7 +109,9 @@ def hold_to_ledger(
 
 def check_keys(heir: FileStorage, ledger: Ledger) -> None:
     """A key is held by its event while that is open, and else free."""
-    for key, payloads in ledger.keys.items():
+    if heir.settings("q").maxsize is not None:
+        heir.configure("q", {"maxsize": None})
+    for key, payloads in (ledger.keys | ledger.chains).items():
         open_ids = {
             msgspec.json.decode(record.payload): record.id
             for state in (State.READY, State.DELAYED)
@@ -110,10 +119,10 @@ def check_keys(heir: FileStorage, ledger: Ledger) -> None:
         }
         id, fresh = heir.put_key("q", msgspec.json.encode(PROBE + key), PutOptions(key=key))
         holders = [open_ids[payload] for payload in payloads if payload in open_ids]
-        assert len(holders) < 2, f"two events hold the key {key!r}"
+        assert len(holders) < 2 or key in ledger.chains, f"two events hold the key {key!r}"
         if holders:
             assert not fresh, f"the key {key!r} is free though its event is open"
-            assert id == holders[0], f"the key {key!r} names {id}; its event is {holders[0]}"
+            assert id in holders, f"the key {key!r} names {id}; its event is {holders[0]}"
         elif key not in ledger.held:
             assert fresh, f"the key {key!r} is held though no event has it"
 
@@ -128,7 +137,7 @@ def check_litter(root: Path) -> None:
         litter += [f"{folder}/{name}" for name in os.listdir(root / folder)]
     for folder, folders, files in os.walk(root / "queues"):
         litter += [f"{folder}/{name}" for name in (*folders, *files) if name.startswith(".")]
-        if {"ready", "delayed"} & set(Path(folder).relative_to(root).parts):
+        if {"ready", "delayed", "blocked"} & set(Path(folder).relative_to(root).parts):
             litter += [f"{folder}/{name}" for name in files]
     assert not litter, f"left behind: {litter}"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import pytest
+
+from eventq.errors import QueueFull
 from eventq.model import (
     Completed,
     Dropped,
@@ -186,6 +189,76 @@ def put_key_over_a_stale_marker(world: World) -> Iterator[None]:
     world.clock.advance(2.0)
     yield
     world.put_key("b", "key")
+
+
+@scenario
+def put_key_debounced(world: World) -> Iterator[None]:
+    ready(world)
+    yield
+    world.put_debounced("a", "key")
+
+
+@scenario
+def put_key_debounced_over_another(world: World) -> Iterator[None]:
+    """One's own, one of another worker that lives."""
+    world.put_debounced("a", "key", worker=world.b)
+    ready(world)
+    yield
+    world.put_debounced("b", "key", debounce_max=7.0)
+    world.put_debounced("c", "key", debounce_max=7.0)
+
+
+@scenario
+def put_key_debounced_over_a_stale_marker(world: World) -> Iterator[None]:
+    ready(world)
+    world.put_debounced("a", "key", seconds=0.1)
+    world.clock.advance(1.0)
+    paths = list((world.root / "queues/q/keys").iterdir())
+    marker = paths[0].read_bytes()
+    world.settle(world.claim()[0])
+    world.ledger.chains.clear()
+    paths[0].write_bytes(marker)  # as if its worker had died between the start and the key's release
+    paths[0].chmod(0o600)
+    yield
+    world.put_debounced("b", "key")
+
+
+# ---------------------------------------------------------------------------- at most so many
+
+
+def full(world: World) -> None:
+    """A queue of two events with no room for a third."""
+    world.a.configure("q", {"maxsize": 2})
+    world.put("1", worker=world.b)
+    world.put_key("2", "key", worker=world.b)
+    ready(world)
+
+
+@scenario
+def put_to_a_full_queue(world: World) -> Iterator[None]:
+    full(world)
+    yield
+    with pytest.raises(QueueFull):
+        world.put("a")
+    with pytest.raises(QueueFull):
+        world.put("b", "c")
+
+
+@scenario
+def put_a_key_to_a_full_queue(world: World) -> Iterator[None]:
+    full(world)
+    yield
+    assert not world.put_key("3", "key")[1]
+    with pytest.raises(QueueFull):
+        world.put_key("a", "another")
+
+
+@scenario
+def put_when_there_is_room_again(world: World) -> Iterator[None]:
+    full(world)
+    world.settle(world.claim(worker=world.b)[0], worker=world.b)
+    yield
+    world.put("a")
 
 
 @scenario

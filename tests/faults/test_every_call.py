@@ -15,7 +15,7 @@ import pytest
 
 from eventq.errors import ClaimLost, EventqError, StorageError
 from eventq.storage.file import disk
-from faults import scenarios_changing  # noqa: F401 - registers its scenarios
+from faults import scenarios_changing, scenarios_limits  # noqa: F401 - they register their scenarios
 from faults.check import check
 from faults.disk import Died, FaultyDisk
 from faults.scenarios import SCENARIOS

@@ -4,9 +4,7 @@ run first. No sleeping, no luck."""
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,29 +16,7 @@ from eventq.model import Cancel, Claimed, Completed, Outcome, Rejected, Released
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.storage.file import FileStorage
 from faults.check import check
-from faults.disk import FaultyDisk
-from faults.world import DELIVERED, NOWHERE, World, fast_folder, fate_of, payload_of, still_maintenance
-
-
-@pytest.fixture
-def make_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
-    still_maintenance(monkeypatch)
-    monkeypatch.setattr("eventq.storage.file.disk.LOCK_TRIES", 1)  # the holder of a lock does not move meanwhile
-    monkeypatch.setattr("eventq.storage.file.keys.REPLACE_TRIES", 2)
-    disk = FaultyDisk()
-    disk.install(monkeypatch)
-    folder = Path(tempfile.mkdtemp(prefix="eventq-races-", dir=fast_folder()))
-    worlds: list[World] = []
-
-    def make(sync: bool = True) -> World:
-        worlds.append(World(folder / str(len(worlds)), disk, sync))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.kill_all()
-    shutil.rmtree(folder, ignore_errors=True)
-    assert not disk.closed_twice, "a descriptor was closed twice"
+from faults.world import DELIVERED, NOWHERE, World, fate_of, payload_of
 
 
 @pytest.fixture

@@ -49,19 +49,29 @@ class Owner:
         self.tried: set[str] = set()
         self.ids: dict[str, str] = {}
         self.keys: dict[str, str] = {}
+        self.chain: dict[str, int] = {}
+        """The debounced events of one key, and after which call each was promised."""
         self.names: dict[str, int] = {}
 
-    def put(self, *payloads: str, key: str | None = None, due: float | None = None) -> None:
+    def put(
+        self, *payloads: str, key: str | None = None, due: float | None = None, limits: dict[str, int] | None = None
+    ) -> None:
         self.tried.update(payloads)
         data = [msgspec.json.encode(payload) for payload in payloads]
         if key is not None:
             ids = [self.store.put_key("q", data[0], PutOptions(key=key, due=due))[0]]
             self.keys[payloads[0]] = key
         else:
-            ids = self.store.put("q", data, PutOptions(due=due))
+            ids = self.store.put("q", data, PutOptions(due=due, limits=limits or {}))
         for payload, id in zip(payloads, ids, strict=True):
             self.promised[payload] = self.recorder.calls
             self.ids[payload] = id
+
+    def put_debounced(self, payload: str) -> None:
+        self.tried.add(payload)
+        options = PutOptions(key="debounced", debounce=5.0)
+        self.ids[payload] = self.store.put_key("q", msgspec.json.encode(payload), options)[0]
+        self.chain[payload] = self.recorder.calls
 
     def settle(self, outcome: object) -> None:
         """Claim one event and settle it; a completed one may be gone from then on, and its key free even if it comes
@@ -100,8 +110,22 @@ def put_key(owner: Owner) -> None:
     owner.put(f"key {len(owner.tried)}", key=f"key {len(owner.tried)}")
 
 
+def put_debounced(owner: Owner) -> None:
+    owner.put_debounced(f"debounced {len(owner.tried)}")
+
+
 def put_delayed(owner: Owner) -> None:
     owner.put(f"delayed {len(owner.tried)}", due=owner.clock.now() + 5)
+
+
+def put_limited(owner: Owner) -> None:
+    owner.put(*(f"limited {len(owner.tried)} {part}" for part in range(3)), limits={"c": 1})
+
+
+def block(owner: Owner) -> None:
+    """Some start, others have to wait; then their places are free, and who waited comes back."""
+    for claimed in owner.store.claim("q", 3):
+        owner.store.settle(claimed, Released())
 
 
 def take_name(owner: Owner) -> None:
@@ -169,7 +193,7 @@ def die(owner: Owner) -> None:
 
 OPERATIONS: list[Operation] = [
     put, append, put_many, put_key, put_delayed, complete, complete_with_value, retry, release, reject, give_back,
-    cancel, move, requeue, leave, die,
+    cancel, move, requeue, leave, die, put_limited, block,
 ]  # fmt: skip
 """Each is a step of the sequences; which three come together matters, not what comes of them."""
 
@@ -233,6 +257,9 @@ def look_after_a_cut(owner: Owner, root: Path, at: int) -> None:
         names = {name.name for name in store.names()}
         assert all(name in names for name, since in owner.names.items() if since <= at), "a name is lost"
         check_keys(owner, store, at)
+        promised = [payload for payload, since in owner.chain.items() if since <= at]
+        if promised:
+            check_chain_key(owner, store, promised[-1])
         delivered, _ = drain(store, clock)
         kept = {
             msgspec.json.decode(record.payload)
@@ -242,6 +269,9 @@ def look_after_a_cut(owner: Owner, root: Path, at: int) -> None:
         }
     finally:
         store.close()
+    if promised:
+        later = list(owner.chain)[len(promised) - 1 :]
+        assert set(later) & set(delivered), f"nothing came of {later}, the first of which was promised"
     lost = owed - set(delivered) - kept
     assert not lost, f"lost: {sorted(lost)}"
     torn = (set(delivered) | kept) - owner.tried
@@ -258,10 +288,18 @@ def check_keys(owner: Owner, store: FileStorage, at: int) -> None:
             assert store.put_key("q", b'"second"', PutOptions(key=key)) == (id, False), f"the key {key!r} is lost"
 
 
+def check_chain_key(owner: Owner, store: FileStorage, last: str) -> None:
+    """The last debounced event that was promised holds the key, or one that is to take its place."""
+    later = list(owner.chain)[list(owner.chain).index(last) :]
+    id, fresh = store.put_key("q", b'"second"', PutOptions(key="debounced"))
+    assert not fresh and id in [owner.ids[payload] for payload in later], "the key of a debounced event is lost"
+
+
 QUICK: list[tuple[Operation, ...]] = [
     (put,), (put_many,), (put_key,), (put_delayed,), (put, append, append), (put, complete, put),
     (put_many, retry, complete), (put_many, reject, die), (put_many, give_back, complete),
-    (put_key, release, die), (put, leave, put), (take_name,),
+    (put_key, release, die), (put, leave, put), (take_name,), (put_debounced,), (put_debounced, put_debounced),
+    (put_limited, block), (put_limited, block, die), (put_limited, complete, block),
 ]  # fmt: skip
 
 

@@ -223,6 +223,37 @@ def test_a_killed_workers_event_runs_elsewhere_within_a_second(crew: Crew) -> No
         assert SYSTEM.monotonic() - before < 1.0
 
 
+def test_a_killed_workers_places_are_free_within_a_second(crew: Crew) -> None:
+    with FileStorage(crew.store) as store:
+        put(store, "a", "b", limits={"c": 1})
+        store.put("other", [b'"c"'], PutOptions(limits={"c": 1}))
+        store.configure("full", {"concurrency": 1})
+        name = crew.start("hold")
+        crew.wait_for(name, "got")
+        store.recover()
+        assert store.claim("q", 9) == store.claim("other") == []
+        crew.kill(name)
+        before = SYSTEM.monotonic()
+        (first,) = wait_until(lambda: store.recover() and store.claim("q", 9))
+        assert SYSTEM.monotonic() - before < 1.0
+        assert store.claim("other") == []
+        store.settle(first, Completed())
+        assert len(wait_until(lambda: store.recover() and [*store.claim("q"), *store.claim("other")])) == 1
+
+
+def test_one_at_a_time_is_one_at_a_time(crew: Crew) -> None:
+    """Each process fails if it finds another at work."""
+    with FileStorage(crew.store, sync=False) as store:
+        for number in range(100):
+            put(store, f"e{number}", limits={"c": 1, "d": 2})
+    names = [crew.start("exclusive") for _ in range(4)]
+    for name in names:
+        assert crew.join(name) == 0
+    assert total_queue(crew, [f"e{number}" for number in range(100)]) == Counter(f"e{number}" for number in range(100))
+    check_litter(crew.store)
+    check_fsck(crew.store)
+
+
 def test_poison_is_found_and_innocents_are_spared(crew: Crew) -> None:
     innocents = [f"innocent-{number}" for number in range(7)]
     with FileStorage(crew.store) as store:

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventq.errors import OutcomeUnknown, StorageError
-from eventq.model import Claimed, Completed, Dropped, Outcome, PutOptions, Rejected
+from eventq.errors import OutcomeUnknown, QueueFull, StorageError
+from eventq.model import Claimed, Completed, Dropped, Outcome, PutOptions, Rejected, State
 from eventq.storage.file import FileStorage
 from eventq.storage.file.maintenance import Maintenance
 from eventq.storage.file.producer import Producer
@@ -44,6 +44,10 @@ class Ledger:
         """Keys, and the payloads that were put with them."""
         self.held: set[str] = set()
         """Keys that are held for a period, whatever became of their events."""
+        self.chains: dict[str, dict[str, frozenset[str]]] = {}
+        """Keys, the payloads of the debounced puts with them, and which of these puts were over when each began."""
+        self.over: set[str] = set()
+        """Debounced puts that have returned, or said that they did nothing."""
         self.values: dict[str, bytes] = {}
         self.settled: set[str] = set()
         """Events of which somebody has got hold: what a put has to say of them comes too late."""
@@ -151,6 +155,32 @@ class World:
             ledger.allow(payload, NOWHERE)
         return id, fresh
 
+    def put_debounced(
+        self, payload: str, key: str, worker: FileStorage | None = None, seconds: float = 5.0, **options: Any
+    ) -> str:
+        """Put an event in the place of those of this key that wait."""
+        ledger = self.ledger
+        chain = ledger.chains.setdefault(key, {})
+        for earlier in chain:
+            if NOWHERE not in ledger.fates[earlier] or earlier not in ledger.over:
+                ledger.allow(earlier, *ledger.fates[earlier], State.CANCELLED.value)
+        ledger.allow(payload, DELIVERED, NOWHERE)
+        chain[payload] = frozenset(ledger.over)
+        options = {"key": key, "debounce": seconds, **options}
+        try:
+            with self._nothing_changed(payload):
+                id, fresh = (worker or self.a).put_key("q", msgspec.json.encode(payload), PutOptions(**options))
+        except StorageError as error:
+            if not isinstance(error, OutcomeUnknown):
+                ledger.over.add(payload)
+            raise
+        assert fresh
+        ledger.ids[payload] = id
+        alone = set(chain) <= {payload} | chain[payload]
+        ledger.allow(payload, *({DELIVERED} if alone else {DELIVERED, State.CANCELLED.value}))
+        ledger.over.add(payload)
+        return id
+
     def _stored(self, payload: str, id: str) -> None:
         self.ledger.ids[payload] = id
         if payload not in self.ledger.settled:
@@ -158,12 +188,12 @@ class World:
 
     @contextmanager
     def _nothing_changed(self, *payloads: str, keys: Collection[str] = ()) -> Iterator[None]:
-        """StorageError, unless it is OutcomeUnknown, says that the call did nothing."""
+        """StorageError, unless it is OutcomeUnknown, says that the call did nothing; so does QueueFull."""
         try:
             yield
         except OutcomeUnknown:
             raise
-        except StorageError:
+        except (StorageError, QueueFull):
             self.ledger.held.difference_update(keys)
             for payload in payloads:
                 self.ledger.allow(payload, NOWHERE)

@@ -12,7 +12,7 @@ import pytest
 from eventq.errors import OutcomeUnknown, StorageError
 from eventq.model import Completed, PutOptions
 from eventq.storage.file import FileStorage, disk
-from eventq.storage.file.drafts import BLOCK, MAX_FREE, MAX_KEPT, MAX_RECYCLED_BYTES, Drafts
+from eventq.storage.file.drafts import BLOCK, MAX_FREE, MAX_KEPT, MAX_RECYCLED_BYTES, Drafts, rename_into
 from eventq.storage.file.presence import Room, join
 
 if TYPE_CHECKING:
@@ -191,3 +191,39 @@ def test_a_rename_that_fails_and_a_sync_that_fails_after_it(
         drafts.publish(draft, f"{tmp_path}/ready/", STEM)
     assert os.listdir(tmp_path / "ready") == [STEM]
     disk.close(draft.fd)
+
+
+def test_a_file_is_not_taken_for_gone_when_its_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is removed whenever it is found empty: between its making and the rename, and while it is made."""
+    source = tmp_path / "source"
+    source.write_bytes(b"event")
+    folder = f"{tmp_path}/blocked/a/"
+    real, made = disk.mkdir, []
+
+    def removed_at_once(path: str) -> None:
+        real(path)
+        if path + "/" == folder and len(made) < 3:
+            made.append(path)
+            os.rmdir(path)
+            if len(made) == 2:
+                raise FileNotFoundError(path)
+
+    monkeypatch.setattr(disk, "mkdir", removed_at_once)
+    rename_into(str(source), folder, "name", False)
+    assert len(made) == 3
+    assert Path(folder + "name").read_bytes() == b"event"
+    with pytest.raises(FileNotFoundError):
+        rename_into(str(source), folder, "other", False)
+
+
+def test_a_folder_that_vanishes_for_ever_is_an_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not FileNotFoundError, which would say that the source is gone and leave it where nobody looks."""
+    source = tmp_path / "source"
+    source.write_bytes(b"event")
+    monkeypatch.setattr(disk, "mkdir", lambda _path: None)
+    with pytest.raises(OSError, match="as fast as it is made") as error:
+        rename_into(str(source), f"{tmp_path}/blocked/", "name", False)
+    assert not isinstance(error.value, FileNotFoundError)
+    assert source.exists()

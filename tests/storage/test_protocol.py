@@ -19,6 +19,7 @@ from eventq.model import Completed, Dropped, Failure, Outcome, PutOptions, Rejec
 from eventq.storage.file import FileStorage, disk, fsck, line
 from eventq.storage.file.format import FOLDERS
 from eventq.storage.file.layout import (
+    BLOCKED_FILE,
     BUCKET,
     CLAIM_FILE,
     DELAYED_FILE,
@@ -59,7 +60,8 @@ def test_the_names_that_are_shown_are_legal() -> None:
     assert (decode_queue(queue), encode_queue(plain), encode_queue(name)) == (queue, encoded, dotted)
     legal = {
         "<priority>": PRIORITY, "<worker>": fsck.WORKER, "<stem>": fsck.STEM, "<id>": ID_PATTERN, "<file>": EVENT_FILE,
-        "<due>": re.compile(r"[0-9a-f]{16}\Z"), "<bucket>": BUCKET,
+        "<due>": re.compile(r"[0-9a-f]{16}\Z"), "<bucket>": BUCKET, "<places>": re.compile(r"\d{1,5}\Z"),
+        "<until>": re.compile(r"[0-9a-f]{16}\Z"),
     }  # fmt: skip
     assert shown.keys() == legal.keys()
     for part, examples in shown.items():
@@ -67,6 +69,7 @@ def test_the_names_that_are_shown_are_legal() -> None:
         assert [example for example in examples if not legal[part].match(example)] == [], part
     assert shown["<bucket>"] == [bucket_of(shown["<stem>"][0])]
     assert DELAYED_FILE.match(f"{shown['<due>'][0]}~{shown['<priority>'][1]}~{shown['<file>'][0]}")
+    assert BLOCKED_FILE.match("~".join(shown[part][0] for part in ("<places>", "<until>", "<priority>", "<file>")))
     assert CLAIM_FILE.match(f"{queue}~{shown['<priority>'][1]}~{shown['<file>'][0]}")
     assert KEYED_DRAFT.match(f"key~{queue}~0~{shown['<due>'][0]}~{shown['<stem>'][0]}")
 
@@ -197,6 +200,7 @@ class Place:
         for path in [*self.root.glob("queues/q/*/*/*"), *self.root.glob("workers/*/claims/*"),
                      *self.root.glob("workers/*/drafts/*")]:  # fmt: skip
             text = str(path.relative_to(self.root))
+            text = re.sub(r"[0-9a-f]{64}", "*", text)
             text = re.sub(r"[0-9a-f]{38}\.[0-9a-f]{5}", "<id>", text)
             text = re.sub(r"[0-9a-f]{38}", "<stem>", text)
             text = re.sub(r"\b[0-9a-f]{16}(?=~)", "<due>", text)
@@ -412,6 +416,28 @@ def test_being_adopted(place: Place, call: str, when: Callable[..., bool]) -> No
     assert sorted(payloads) == [b'"a1"', b'"a2"', b'"b1"', b'"b2"']
 
 
+def test_blocked(place: Place) -> None:
+    """S17, until a place is free; after a death between the two, the next look brings it back."""
+    for payload in (b"1", b"2"):
+        place.put(payload, limits={"c": 1})
+        place.clock.advance(1.0)
+    (claimed,) = place.storage.claim("q", 9)
+    assert place.files() == {"workers/*/claims/q~0~<stem>", "blocked/*/1~<due>~0~<stem>+"}
+    assert place.errors() == []
+    with place.dying("rename", lambda source, _: "/blocked/" in source):
+        place.storage.settle(claimed, Completed())
+    assert place.files() == {"workers/*/claims/q~0~<stem>", "blocked/*/1~<due>~0~<stem>+"}
+    assert place.errors() == []
+    place.bury()
+    assert place.files() == {"ready/0/<stem>+"}
+    assert place.errors() == []
+    payloads = []
+    while claims := place.storage.claim("q"):
+        payloads.append(claims[0].payload)
+        place.storage.settle(claims[0], Completed())
+    assert payloads == [b"2"]
+
+
 def test_each_state_of_the_table_has_a_test() -> None:
     states = set(re.findall(r"^\| (S\d+) ", PROTOCOL, re.MULTILINE))
     tested = {
@@ -420,5 +446,5 @@ def test_each_state_of_the_table_has_a_test() -> None:
         if name.startswith("test_") and test.__doc__
         for state in re.findall(r"S\d+", test.__doc__)
     }
-    assert states == {f"S{number}" for number in range(1, 17)}
+    assert states == {f"S{number}" for number in range(1, 18)}
     assert states - tested == {"S11"}  # made by the tests of S9 and S12

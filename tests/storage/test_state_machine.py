@@ -6,8 +6,10 @@ by the contract; where it is not (events that came back, or were delayed), claim
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 QUEUES = ("q", "Other")
 SETTINGS = {"max_crashes": 2, "keep": 1e6, "keep_dead": 1e6}
 """No event becomes a suspect, whose turn the contract leaves open; nothing is pruned."""
+ID = re.compile(r"[0-9a-f]{38}\.[0-9a-f]{5}")
+EMPTY: Mapping[str, str] = {}
 BROKEN = Failure("ValueError", "broken")
 OUTCOMES: tuple[Outcome, ...] = (
     Completed(), Completed(b"null"), Completed(b"\x81\n\0", "msgpack"), Retried(0.0, BROKEN), Retried(1.777, BROKEN),
@@ -67,6 +71,8 @@ OUTCOMES: tuple[Outcome, ...] = (
 )  # fmt: skip
 EDITS: tuple[Edit, ...] = (Cancel("because"), Requeue(), Move("q"), Move("Other"), Delete())
 DELAYS = st.sampled_from([None, None, None, 0.333, 1.777])  # never exactly at an instant that a rule advances to
+
+LIMITS = st.sampled_from([{}, {}, {}, {"c": 1}, {"c": 2, "d": 1}, {"d": 1}])
 
 queues = st.sampled_from(QUEUES)
 outcomes = st.sampled_from(OUTCOMES)
@@ -168,17 +174,21 @@ class TwoWorlds(RuleBasedStateMachine):
 
     @rule(
         who=indexes, queue=queues, count=st.integers(1, 4), priority=st.sampled_from([0, 0, 0, 5, -5]), delay=DELAYS,
-        expiry=DELAYS, header=st.booleans(),
+        expiry=DELAYS, header=st.booleans(), limits=LIMITS,
     )  # fmt: skip
     def put(
-        self, who: int, queue: str, count: int, priority: int, delay: float | None, expiry: float | None, header: bool
-    ) -> None:
+        self, who: int, queue: str, count: int, priority: int, delay: float | None, expiry: float | None, header: bool,
+        limits: dict[str, int],
+    ) -> None:  # fmt: skip
         self.clock.advance(0.05)
+        if limits:
+            expiry = None  # of an event that waits for a place, the two storages find it at different times
         options = PutOptions(
             priority=priority,
             due=None if delay is None else self.clock.now() + delay,
             expires=None if expiry is None else self.clock.now() + expiry,
             headers={"n": count} if header else {},
+            limits=limits,
         )
         payloads = [b'{"n":%d}' % n for n in range(count)]
         ids = self.both(self.pick(who), lambda storage: storage.put(queue, payloads, options))
@@ -201,6 +211,20 @@ class TwoWorlds(RuleBasedStateMachine):
         self.keyed.add(model_id)
         if delay is not None:
             self.loosen(model_id)
+
+    @rule(who=indexes, queue=queues, key=st.sampled_from(["a", "d"]), longest=st.sampled_from([None, 0.777]))
+    def put_debounced(self, who: int, queue: str, key: str, longest: float | None) -> None:
+        """Key `a` may be held by an event that was put otherwise."""
+        self.clock.advance(0.05)
+        self.look()
+        options = PutOptions(key=key, debounce=0.333, debounce_max=longest)
+        (model_id, model_new), (real_id, real_new) = self.both(
+            self.pick(who), lambda storage: storage.put_key(queue, b'"debounced"', options)
+        )
+        assert model_new == real_new
+        assert self.real_ids.setdefault(model_id, real_id) == real_id
+        self.keyed.add(model_id)
+        self.loosen(model_id)
 
     @rule(who=indexes, queue=queues, limit=st.integers(1, 4))
     def claim(self, who: int, queue: str, limit: int) -> None:
@@ -377,7 +401,7 @@ class TwoWorlds(RuleBasedStateMachine):
     def _records_agree(self, pair: Pair) -> None:
         for model_id, real_id in self.real_ids.items():
             model, real = pair.model.get(model_id), pair.real.get(real_id)
-            assert story(model) == story(real), model_id
+            assert story(model, self.real_ids) == story(real), model_id
             if model is not None:  # the notes of an event that is gone may go later
                 kinds = [
                     [note.kind for note in storage.notes(id)]
@@ -411,16 +435,22 @@ def compare_claims(model: Claimed, real: Claimed) -> None:
         assert getattr(model, field) == getattr(real, field), field
 
 
-def story(record: Record | None) -> object:
-    """What two storages must tell alike of an event: all but ids, workers and instants."""
+def story(record: Record | None, ids: Mapping[str, str] = EMPTY) -> object:
+    """What two storages must tell alike of an event: all but ids, workers and instants. `ids`: those of the other, for
+    a failure that names some."""
     if record is None:
         return None
+    failure = record.failure
+    if failure is not None:
+        message = ID.sub(lambda match: ids.get(match[0], match[0]), failure.message)
+        failure = Failure(failure.type, message, failure.traceback)
     return {
         "queue": record.queue,
         "state": record.state,
         "payload": record.payload,
         "codec": record.codec,
         "headers": record.headers,
+        "limits": record.limits,
         "priority": record.priority,
         "key": record.key,
         "held": record.worker is not None,
@@ -429,7 +459,7 @@ def story(record: Record | None) -> object:
         "attempts": [(attempt.outcome, attempt.error, attempt.ended is None) for attempt in record.attempts],
         "settled": record.settled is not None,
         "value": (record.value, record.value_codec),
-        "failure": None if record.state in OPEN_STATES and not record.failures else record.failure,  # of its past life
+        "failure": None if record.state in OPEN_STATES and not record.failures else failure,  # of its past life
         "due": pytest.approx(record.due, abs=1e-5) if record.state is State.DELAYED else None,
     }
 

@@ -45,6 +45,8 @@ orders.put(
     headers={"a": 1},
 )
 orders.put(Order(1), delay=1, key="k", unique=60)
+orders.put(Order(1), key="k", throttle=60, timeout=0)
+orders.put(Order(1), key="k", debounce=1, debounce_max=2.5, timeout=None)
 orders.put({"number": 1})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 orders.put(Order(1), unique="always")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 orders.put(Order(1), retries=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -27,6 +27,7 @@ BLOCK = 4 << 10
 FREE_LOOK = 0.1
 """Seconds between two listings of `free/` while it is empty."""
 BALLAST = 64 << 10
+RENAME_TRIES = 100
 
 
 class Draft:
@@ -223,15 +224,23 @@ class Drafts:
 
 
 def rename_into(source: str, folder: str, name: str, durable: bool) -> None:
-    """Rename a file into a folder that may not exist yet. Raises OSError; FileNotFoundError if the source is gone."""
-    try:
-        disk.rename(source, folder + name)
-        return
-    except FileNotFoundError:
-        if disk.exists(folder):
-            raise
-    make_folder(folder, durable)
-    disk.rename(source, folder + name)
+    """Rename a file into a folder that may not exist yet. Raises OSError; FileNotFoundError only if the source is gone.
+
+    Others make the folder, too, and remove it when it is empty: so a rename that fails tells of the source only if
+    that is not there while the folder is. Whoever took it for gone would leave it where nobody looks.
+    """
+    for _ in range(RENAME_TRIES):
+        try:
+            disk.rename(source, folder + name)
+            return
+        except FileNotFoundError:
+            if disk.exists(folder) and not disk.exists(source):
+                raise
+        try:
+            make_folder(folder, durable)
+        except FileNotFoundError:
+            continue  # removed again, before it was finished
+    raise OSError(errno.EBUSY, "is removed as fast as it is made; try again", folder)
 
 
 def make_folder(folder: str, durable: bool) -> None:

@@ -42,6 +42,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     edit: str
     reason: str = ""
     queue: str = ""
+    unstarted: bool = False
 
 
 class Editor:
@@ -85,11 +86,11 @@ class Editor:
     def _edit_own(self, entry: Entry, edit: Edit) -> str:
         """An event in this worker's hands."""
         if entry.state == WAITING:
-            if isinstance(edit, Requeue):
+            if isinstance(edit, Requeue) or (_spares_started(edit) and entry.history().attempts):
                 return TOO_LATE
             self._forget(entry)
             return self._apply(entry, edit)
-        if isinstance(edit, Cancel) and entry.claimed is not None:
+        if isinstance(edit, Cancel) and not edit.unstarted and entry.claimed is not None:
             entry.claimed.cancelled = True
             return REQUESTED
         return TOO_LATE
@@ -100,6 +101,8 @@ class Editor:
             return self._requeue(found, record)
         if record.state not in (State.READY, State.DELAYED, State.CLAIMED):
             return self._remove(found, record) if isinstance(edit, Delete) else TOO_LATE
+        if _spares_started(edit) and record.attempts:
+            return TOO_LATE
         if found.worker is not None:
             if record.state is State.CLAIMED and not isinstance(edit, Cancel):
                 return TOO_LATE
@@ -111,7 +114,8 @@ class Editor:
         try:
             for entry in held.entries:
                 if entry.state == WAITING and entry.id == record.id:
-                    word = self._apply(entry, edit, record.due)
+                    spared = _spares_started(edit) and entry.history().attempts  # by what happened since it was read
+                    word = TOO_LATE if spared else self._apply(entry, edit, record.due)
         finally:
             self._return(held, found)
         return word
@@ -193,7 +197,9 @@ class Editor:
     def _requeue(self, found: Found, record: Record) -> str | None:
         """Make an event ready again; a completed one is put anew."""
         if record.state is State.COMPLETED:
-            options = PutOptions(codec=record.codec, priority=record.priority, headers=record.headers)
+            options = PutOptions(
+                codec=record.codec, priority=record.priority, headers=record.headers, limits=record.limits
+            )
             return self._put(found.queue, record.payload, options)
         if record.state is State.DELAYED:
             return self._hasten(found, record)
@@ -271,8 +277,9 @@ class Editor:
     def _request(self, worker: str, id: str, edit: Edit) -> str | None:
         """Ask another worker; None if it is gone."""
         request = Request(
-            id, type(edit).__name__, getattr(edit, "reason", ""), edit.queue if isinstance(edit, Move) else ""
-        )
+            id, type(edit).__name__, getattr(edit, "reason", ""), edit.queue if isinstance(edit, Move) else "",
+            _spares_started(edit),
+        )  # fmt: skip
         folder = f"{self._holder.root}/workers/{worker}/requests/"
         draft = self._holder.drafts.named(f"request-{id}", msgspec.json.encode(request))
         try:
@@ -294,7 +301,7 @@ class Editor:
                 disk.unlink_if_any(requests + name)
                 continue
             disk.unlink_if_any(requests + name)
-            edit: Edit = Cancel(request.reason) if request.edit == "Cancel" else Delete()
+            edit: Edit = Cancel(request.reason, request.unstarted) if request.edit == "Cancel" else Delete()
             if request.edit == "Move":
                 edit = Move(request.queue)
             queues = [held.paths for held in self._holder.files]
@@ -325,6 +332,11 @@ class Editor:
                 finally:
                     self._return(held, found)
         return count
+
+
+def _spares_started(edit: Edit) -> bool:
+    """Whether an edit leaves alone what has ever been started."""
+    return isinstance(edit, Cancel) and edit.unstarted
 
 
 def make_queue(paths: QueuePaths, durable: bool) -> None:

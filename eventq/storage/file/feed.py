@@ -22,6 +22,7 @@ from eventq.storage.base import LOOK_INTERVAL
 from eventq.storage.file import disk, line
 from eventq.storage.file.adopt import Adoption, adopt, claim_foreign
 from eventq.storage.file.corrupt import set_aside, set_lines_aside
+from eventq.storage.file.gate import Gate
 from eventq.storage.file.held import GONE, Entry, Held, Holder
 from eventq.storage.file.keys import release_key
 from eventq.storage.file.layout import (
@@ -34,6 +35,8 @@ from eventq.storage.file.layout import (
     due_digits,
 )
 from eventq.storage.file.line import EventLine, RecordLine
+from eventq.storage.file.listing import Listing
+from eventq.storage.file.places import Place
 from eventq.storage.file.settings import SettingsFile
 from eventq.storage.file.wake import wake
 
@@ -44,20 +47,6 @@ LOOK_AGAIN = 0.001
 LISTING_SHARE = 20
 MAX_FILE_BYTES = 192 << 20
 MAX_HINTS = 64
-
-
-class Listing:
-    """Names of one folder that may be claimed, the next one last."""
-
-    __slots__ = ("folder", "names", "priority")
-
-    def __init__(self, priority: int, folder: str, names: list[str] | None) -> None:
-        self.priority: int = priority
-        self.folder: str = folder
-        self.names: list[str] | None = names
-
-    def __lt__(self, other: Listing) -> bool:
-        return self.priority < other.priority
 
 
 class Feed:
@@ -72,7 +61,8 @@ class Feed:
         self._holder = holder
         self._own_file = own_file
         self._settings_file = settings
-        self.settings: Settings = settings.read()
+        self._gate = Gate(holder, paths)
+        self._use(settings.read())
         self._settings_until = 0.0
         self._buffer: list[Entry] = []
         self._listings: list[Listing] = []
@@ -92,11 +82,23 @@ class Feed:
         try:
             while len(started) < limit and (claimed := self._claim_one()) is not None:
                 started.append(claimed)
+                if self._gate.place is not None:
+                    self._gate.passed(claimed)
         except (OSError, StorageError) as error:
             if not started:
                 raise
             log.warning("%d of %d events were claimed, then: %s", len(started), limit, error)
+        finally:
+            if self._gate.place is not None:
+                self._leave_gate()
         return started
+
+    def _leave_gate(self) -> None:
+        """A place of the queue was not used. Who was turned away meanwhile, and had the wake of a put, sleeps: pass
+        the wake on if there is something to do after all."""
+        self._gate.close()
+        if any(self._list(listing.folder) for listing in self._ready_listings()):
+            wake(self.paths.wake)
 
     def _claim_one(self) -> Claimed | None:
         holder = self._holder
@@ -104,7 +106,7 @@ class Feed:
             now = perf_counter()
             if now >= self._look_at:
                 self._look(now)
-            if (self.settings.paused and self._is_paused()) or not (self._buffer or self._fetch(now)):
+            if (self._gated and not self._may_start()) or not (self._buffer or self._fetch(now)):
                 return None
             entry = self._buffer[-1]  # it stays there until it is started, whatever fails
             if entry.state == GONE:
@@ -120,7 +122,11 @@ class Feed:
                 continue
             if crashes >= SUSPECT_CRASHES and holder.running:
                 return None  # a suspect runs alone, so that bystanders are spared
-            claimed = self._start(entry, event, crashes)
+            places = self._gate.admit(entry, event)
+            if places is None:
+                self._buffer.pop()
+                continue
+            claimed = self._start(entry, event, crashes, places)
             if event.key is not None and event.unique == "waiting":
                 self._free_key(event.key, entry.id)
             if crashes >= SUSPECT_CRASHES:
@@ -157,8 +163,13 @@ class Feed:
         entry.claimed = claimed = Claimed(id, held.paths.name, payload, "json", {}, 0, 0, 0, None, None, entry)
         return claimed
 
-    def _start(self, entry: Entry, event: EventLine, crashes: int) -> Claimed:
-        self._holder.start(entry)
+    def _start(self, entry: Entry, event: EventLine, crashes: int, places: list[Place]) -> Claimed:
+        try:
+            self._holder.start(entry)
+        except BaseException:
+            self._holder.places.free(places)
+            raise
+        entry.places = places
         self._buffer.pop()
         payload = bytes(event.payload) if event.data is None else line.payload_of(event)
         failures = event.failures if entry.past is None else entry.past.failures
@@ -223,9 +234,18 @@ class Feed:
     def refresh_settings(self, now: float) -> None:
         """Read the settings again; a pause gives back what waits here."""
         self._settings_until = now + LOOK_INTERVAL
-        self.settings = self._settings_file.read()
+        self._use(self._settings_file.read())
+        self._buffer += self._gate.kept()
         if self.settings.paused and self._is_paused():
             self.give_back()
+
+    def _use(self, settings: Settings) -> None:
+        self.settings: Settings = settings
+        self._gated = settings.paused or settings.concurrency is not None
+
+    def _may_start(self) -> bool:
+        """Whether the settings let another event of the queue start."""
+        return not (self.settings.paused and self._is_paused()) and self._gate.opens(self.settings)
 
     def _is_paused(self) -> bool:
         until = self.settings.paused_until
@@ -551,6 +571,7 @@ class Feed:
 
     def give_back(self) -> None:
         """Return every unstarted event."""
+        self._buffer += self._gate.kept()
         self._forget_gone()
         while self._buffer:
             held = self._buffer[0].held
@@ -568,3 +589,4 @@ class Feed:
     def forget_entry(self, entry: Entry) -> None:
         """An unstarted event leaves this worker's hands by an edit."""
         self._buffer = [other for other in self._buffer if other is not entry]
+        self._gate.forget(entry)

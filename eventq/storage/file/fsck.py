@@ -27,6 +27,7 @@ from eventq.storage.file.finding import Finding, Findings, kind_of
 from eventq.storage.file.format import FOLDERS, read_format
 from eventq.storage.file.keys import MAX_MARKER, Marker
 from eventq.storage.file.layout import (
+    BLOCKED_FILE,
     BUCKET,
     CLAIM_FILE,
     DELAYED_FILE,
@@ -40,6 +41,7 @@ from eventq.storage.file.layout import (
 from eventq.storage.file.line import Folded, RecordLine
 from eventq.storage.file.names import MAX_NAME_BYTES
 from eventq.storage.file.notes import MAX_NOTES_BYTES
+from eventq.storage.file.places import slot_of
 from eventq.storage.file.presence import INNER, Info
 from eventq.storage.file.recovery import draft_name, keyed_target
 from eventq.storage.file.settings import MAX_SETTINGS_BYTES
@@ -63,7 +65,7 @@ PASSING_DRAFT = re.compile(
 )
 """Drafts of what holds no event: their worker asks again, or nobody does."""
 TARGET = re.compile(
-    r"queues/[a-z0-9_-]{1,100}/(ready/(0|-?[1-9]\d{0,2})|(delayed|completed|dead|expired|cancelled)/[0-9a-f]{7})/[^/]+\Z"
+    r"queues/[a-z0-9_-]{1,100}/(ready/(0|-?[1-9]\d{0,2})|blocked/[0-9a-f]{64}|(delayed|completed|dead|expired|cancelled)/[0-9a-f]{7})/[^/]+\Z"
 )
 
 STEPS = {"started", "released", "skipped", "failed", "settled", "requeued"}
@@ -179,7 +181,7 @@ class Look(Findings):
             elif name == "settings.json":
                 if self.is_file(path, status):
                     self.json(path, MAX_SETTINGS_BYTES, Settings, "so that the defaults hold")
-            elif name in ("ready", "delayed", "keys", "notes") or name in FINAL:
+            elif name in ("ready", "delayed", "blocked", "keys", "notes") or name in FINAL:
                 if self.is_folder(path, status):
                     self._place(name, path)
             else:
@@ -193,6 +195,9 @@ class Look(Findings):
                 self._ready(f"{path}/{priority}")
         elif name == "keys":
             self._keys(path)
+        elif name == "blocked":
+            for slot in self.folders(path, SHA256, "folder of a limit"):
+                self._blocked(f"{path}/{slot}", slot)
         else:
             for bucket in self.folders(path, BUCKET, "bucket"):
                 if name == "delayed":
@@ -228,6 +233,32 @@ class Look(Findings):
                     self.error(path, f"is in the wrong bucket; it belongs in {bucket_of(match[1])}")
                 due = int(match[1], 16) / 1e9 > self._now
                 self._open_file(path, match[3], "delayed" if due else "ready")
+
+    def _blocked(self, folder: str, slot: str) -> None:
+        empty = True
+        for name, status in self.entries(folder):
+            path = f"{folder}/{name}"
+            match = BLOCKED_FILE.match(name)
+            if match is None:
+                self.stranger(path, name, "event that waits for a place")
+            elif self.is_file(path, status):
+                empty = False
+                self._open_file(path, match[4], "ready")
+                self._judge_wait(path, match[4], slot)
+        if empty:
+            self.note(folder, "is empty; the next look removes it")
+
+    def _judge_wait(self, path: str, name: str, slot: str) -> None:
+        """Whether the events of a file need a place of the slot for which it waits."""
+        read = self._folded(path, name)
+        folded = line.Folded() if read is None else read[0]
+        for index in folded.open_indexes():
+            try:
+                limits = folded.event(index).limits or {}
+            except msgspec.MsgspecError:
+                continue  # said already
+            if slot not in {digest(slot_of(limit)) for limit in limits}:
+                self.error(path, "waits for a place that its event does not need")
 
     # ------------------------------------------------------------------ event files
 
@@ -359,6 +390,10 @@ class Look(Findings):
                     self.error(path, f"is named for another key than its own, {marker.key[:80]!r}")
                 elif marker is not None:
                     self._markers.append((path, marker))
+                    if marker.since is not None and (marker.until is not None or not marker.waiting):
+                        self.error(path, "is a debounced put's, and does not hold its key until that is started")
+                    if not all(ID_PATTERN.match(id) for id in marker.over):
+                        self.error(path, f"is over something that is no event: {marker.over!r:.200}")
 
     def _notes_of(self, folder: str, bucket: str) -> None:
         for name, status in self.entries(folder):
@@ -457,7 +492,7 @@ class Look(Findings):
         """What recovery does with a draft; None if it is none."""
         if name in moves:
             return "published: its move is recorded"
-        if PASSING_DRAFT.match(name) or EVENT_FILE.match(name) or DELAYED_FILE.match(name):
+        if PASSING_DRAFT.match(name) or any(kind.match(name) for kind in (EVENT_FILE, DELAYED_FILE, BLOCKED_FILE)):
             return "dropped: nothing was promised"
         stem, equals, claim = name.partition("=")
         if equals and STEM.match(stem) and CLAIM_FILE.match(claim):

@@ -20,6 +20,7 @@ from eventq.storage.file.drafts import MAX_RECYCLED_BYTES, Draft, Drafts, rename
 from eventq.storage.file.keys import release_key
 from eventq.storage.file.layout import QueuePaths, bucket_of, came_back
 from eventq.storage.file.line import EventLine, Folded, Past, RecordLine
+from eventq.storage.file.places import Missing, Place, Places
 from eventq.storage.file.presence import Room
 from eventq.storage.file.wake import wake
 
@@ -74,6 +75,8 @@ class Entry(msgspec.Struct, eq=False):
     line: EventLine | None = None
     claimed: Claimed | None = None
     started: float = 0.0
+    places: list[Place] | None = None
+    """What it holds while it runs, if something limits how many do."""
 
     def event(self) -> EventLine:
         event = self.line
@@ -108,7 +111,7 @@ class Holder:
     """Everything this worker holds. The caller has the claims lock."""
 
     def __init__(
-        self, root: str, room: Room, drafts: Drafts, stamps: Stamps, durable: bool, clock: Clock
+        self, root: str, room: Room, drafts: Drafts, stamps: Stamps, durable: bool, clock: Clock, places: Places
     ) -> None:
         self.root: str = root
         self.room: Room = room
@@ -116,6 +119,7 @@ class Holder:
         self.stamps: Stamps = stamps
         self.durable: bool = durable
         self.clock: Clock = clock
+        self.places: Places = places
         self._now = clock.now
         self._worker = room.worker.encode()
         self._at = 0.0
@@ -151,6 +155,7 @@ class Holder:
             self.suspect = None
         entry.state = WAITING
         entry.claimed = None
+        self._free_places(entry)
 
     def _text_of(self, now: float) -> bytes:
         """A time as records show it, to the millisecond: written once for all that happens within one."""
@@ -233,6 +238,14 @@ class Holder:
         entry.state = GONE
         entry.claimed = None  # they point at each other: without this, each event would wait for the garbage collector
         entry.held.open -= 1
+        if entry.places is not None:
+            self._free_places(entry)
+
+    def _free_places(self, entry: Entry) -> None:
+        """It does not run any more, so others may."""
+        places, entry.places = entry.places, None
+        if places:
+            self.places.free(places)
 
     def _close(self, held: Held) -> None:
         self.files.discard(held)
@@ -323,18 +336,58 @@ class Holder:
         to a file of its own, as is one that would drag a long history with it.
         """
         held = entry.held
-        if self.is_alone(entry) and not self._is_long(entry):
+        return self._put(entry, text, lambda name: self._place(held, name, due))
+
+    def block(self, entry: Entry, missing: Missing) -> None:
+        """Let an unstarted event wait for a place. Raises OSError, StorageError; then it is still here."""
+        held, past = entry.held, entry.past
+        self.record_pending(held)
+        if held.pending:
+            raise StorageError(f"no space for what has happened in {held.path}")
+        event = entry.event()
+        expires = None if past is not None and past.revived else event.expires
+        # the others of its file may wait, too, each under its own id: the file's name sorts before those
+        first = held.name.startswith(entry.id) or (entry.index == 0 and event.born is None)
+
+        def place(name: str) -> tuple[str, str]:
+            return held.paths.blocked_name(missing.slot, missing.places, expires, held.priority, name)
+
+        self._put(entry, b"", place, first)
+
+    def block_together(self, entries: list[Entry], missing: Missing) -> None:
+        """As `block`, for several events of one file, in one file of the same time. Raises StorageError; then they
+        are still here."""
+        held = entries[0].held
+        ends = [expires for entry in entries if (expires := entry.event().expires) is not None]
+        stem = self.stamps.at(nanoseconds_of(held.stem))
+        folder, name = held.paths.blocked_name(
+            missing.slot, missing.places, min(ends, default=None), held.priority, stem
+        )
+        self.move(held, entries, folder, name, self._moved_body(entries, stem))
+
+    def _moved_body(self, entries: list[Entry], stem: str) -> bytes:
+        """The lines of events that go on together in another file."""
+        return b"".join(
+            line.moved_line(entry.event(), f"{stem}.{index:05x}", entry.id, entry.history())
+            for index, entry in enumerate(entries)
+        )
+
+    def _put(self, entry: Entry, text: bytes, place: Callable[[str], tuple[str, str]], whole: bool = True) -> str:
+        """Put an event where `place` says, by folder and file name, for a name (with `whole`, its file may go with
+        it); that name."""
+        held = entry.held
+        if whole and self.is_alone(entry) and not self._is_long(entry):
             if text:
                 self.record(held, text)
             name = came_back(held.name)
-            folder, placed = self._place(held, name, due)
+            folder, placed = place(name)
             self._rename(held, folder, placed)
             self._leave(entry)
             self._close(held)
             return name
         id = entry.id
         name = self.stamps.at(nanoseconds_of(id)) if held.name.startswith(id) else id
-        folder, placed = self._place(held, name, due)
+        folder, placed = place(name)
         self._apply(entry, text)
         new_id = name if name == id else f"{name}.00000"
         self.move(held, [entry], folder, placed, line.moved_line(entry.event(), new_id, id, entry.history()))
@@ -456,7 +509,11 @@ class Holder:
             self.finish(held)
 
     def pay_owed(self) -> None:
-        """Try again what is owed: moves, and what a full disk or a failed rename has put off."""
+        """Try again what is owed: moves, and what a full disk or a failed rename has put off. A lease that passed
+        while its handler hangs is seen here, so that its places are free."""
+        for held in list(self.files):
+            if held.leased and any(entry.places for entry in held.entries) and not disk.exists(held.path):
+                log.warning("%s", self.lost(held))
         for owed in list(self.owed):
             self._pay(owed)
         for held in list(self.files):
@@ -468,6 +525,7 @@ class Holder:
     def share(self, entries: list[Entry]) -> None:
         """Give unstarted events of one file back, in one file that keeps their place."""
         held = entries[0].held
+        self.record_pending(held)
         if held.open == len(entries) and not held.keep and not held.owed:
             name = came_back(held.name)
             folder = held.paths.ready_at(held.priority)
@@ -477,11 +535,7 @@ class Holder:
             self._close(held)
             return
         stem = self.stamps.at(nanoseconds_of(held.stem))
-        body = b"".join(
-            line.moved_line(entry.event(), f"{stem}.{index:05x}", entry.id, entry.history())
-            for index, entry in enumerate(entries)
-        )
-        self.move(held, entries, held.paths.ready_at(held.priority), stem, body)
+        self.move(held, entries, held.paths.ready_at(held.priority), stem, self._moved_body(entries, stem))
 
     def return_file(self, held: Held, folder: str, name: str) -> None:
         """Put a file back with what is left in it, as soon as it owes nothing."""
@@ -499,6 +553,7 @@ class Holder:
 
     def release_file(self, held: Held) -> None:
         """Give a whole file back, started events included; they count no attempt."""
+        self.record_pending(held)
         now = self.clock.now()
         for entry in held.entries:
             if entry.state == STARTED:

@@ -2,7 +2,8 @@
 
 The marker decides, as a `moved` record does: it is linked into place (one of any number of linkers wins) after the
 event's draft is safe, and before the draft gets its name. Whoever finds a dead worker's keyed draft publishes it if
-the marker names it, and drops it otherwise.
+the marker names it, and drops it otherwise. A debounced put takes the key of an earlier one by a rename over its
+marker.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class Marker(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float | None = None
     waiting: bool = False
     """Held until its event is first started, not until it is settled."""
+    since: float | None = None
+    """When the chain of debounced puts began whose last one this is; None: it was put otherwise, and nothing takes its
+    place while it holds the key."""
+    over: tuple[str, ...] = ()
+    """Events that were displaced before they had their place: whoever displaces this marker cancels them, too."""
 
 
 def marker_for(key: str, id: str, options: PutOptions, now: float) -> Marker:
@@ -62,6 +68,13 @@ def release_key(paths: QueuePaths, key: str, id: str) -> None:
         _remove(paths.keys + digest(key), marker)
 
 
+def is_held(marker: Marker, now: float, holds: Callable[[Marker], bool]) -> bool:
+    """Whether a marker still holds its key: its period is not over, or its event (`holds`) is there."""
+    if marker.until is not None:
+        return now < marker.until
+    return any(holds(marker) for _ in range(SEARCHES))
+
+
 def take_key(
     paths: QueuePaths, marker: Marker, source: str, durable: bool, now: float, holds: Callable[[Marker], bool]
 ) -> str:
@@ -78,9 +91,7 @@ def take_key(
             holder = read_marker(paths, marker.key)
             if holder is None:
                 continue  # freed this instant
-            if holder.until is None and any(holds(holder) for _ in range(SEARCHES)):
-                return holder.id
-            if holder.until is not None and now < holder.until:
+            if is_held(holder, now, holds):
                 return holder.id
             _remove(target, holder)
         except FileNotFoundError:
@@ -89,7 +100,24 @@ def take_key(
             if durable:
                 disk.sync_folder(paths.keys)
             return marker.id
-    raise StorageError(f"the key {marker.key!r} changes hands faster than it can be read; put again")
+    raise too_fast(marker.key)
+
+
+def displace_key(paths: QueuePaths, holder: Marker, source: str, durable: bool) -> bool:
+    """Rename the marker file `source` over a marker, and only over this one; whether it still was there.
+
+    At no instant is the key free: a crash leaves it to the one event or to the other.
+    """
+    target = paths.keys + digest(holder.key)
+    if not _change(target, holder, lambda: disk.rename(source, target)):
+        return False
+    if durable:
+        disk.sync_folder(paths.keys)
+    return True
+
+
+def too_fast(key: str) -> StorageError:
+    return StorageError(f"the key {key!r} changes hands faster than it can be read; put again")
 
 
 def prune_key(paths: QueuePaths, filename: str, now: float) -> None:
@@ -103,24 +131,32 @@ def prune_key(paths: QueuePaths, filename: str, now: float) -> None:
 
 
 def _remove(path: str, marker: Marker) -> None:
-    """Remove a marker, and only this one.
+    """Remove a marker, and only this one."""
+    _change(path, marker, lambda: disk.unlink(path))
+
+
+def _change(path: str, marker: Marker, change: Callable[[], None]) -> bool:
+    """Change where the name of a marker leads, if it leads to this one; whether it did.
 
     Under the lock of its inode, and only while the name still leads there: two that judged the same marker stale
-    would else remove the one that the faster of them has put in its place.
+    would else remove the one that the faster of them has put in its place, and of two that displace the same one both
+    would win.
     """
     try:
         fd = disk.open_file(path)
     except FileNotFoundError:
-        return
+        return False
     try:
         if not disk.lock_soon(fd):
-            return  # another one is removing it
+            return False  # another one is changing it
         try:
             same = disk.stat(path).st_ino == disk.fstat(fd).st_ino
         except FileNotFoundError:
-            return
-        if same and _decode(disk.read_all(fd, MAX_MARKER), marker.key) == marker:
-            disk.unlink(path)
+            return False
+        if not same or _decode(disk.read_all(fd, MAX_MARKER), marker.key) != marker:
+            return False
+        change()
+        return True
     finally:
         disk.close(fd)
 

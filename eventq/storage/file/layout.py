@@ -15,12 +15,17 @@ FORMAT = "eventq 1"
 EVENT_FILE = re.compile(r"[0-9a-f]{38}(\.[0-9a-f]{5})?\+?\Z")
 """`<stem>` as its producer named it, `<event id>` for an event with a file of its own, and a `+` once it came back."""
 DELAYED_FILE = re.compile(r"([0-9a-f]{16})~(-?\d{1,3})~([0-9a-f]{38}(?:\.[0-9a-f]{5})?\+?)\Z")
+BLOCKED_FILE = re.compile(r"(\d{1,5})~([0-9a-f]{16})~(-?\d{1,3})~([0-9a-f]{38}(?:\.[0-9a-f]{5})?\+?)\Z")
+"""In `blocked/<digest>/`: how many places the slot has for this event, when it expires, its priority and its file."""
 CLAIM_FILE = re.compile(r"([a-z0-9_-]{1,100})~(-?\d{1,3})~(.+)\Z", re.DOTALL)
 KEYED_DRAFT = re.compile(r"key~([a-z0-9_-]{1,100})~(-?\d{1,3})~([0-9a-f]{16})~([0-9a-f]{38})\Z")
 
 PRIORITY = re.compile(r"(0|-?[1-9][0-9]{0,2})\Z")
 """A folder in `ready/`; any other name there is nothing of ours."""
 BUCKET = re.compile(r"[0-9a-f]{7}\Z")
+
+NEVER = "f" * 16
+"""The expiry of an event that has none, as digits that are later than any."""
 
 MAX_QUEUE_NAME = 100
 BUCKET_DIGITS = 7
@@ -95,8 +100,8 @@ class QueuePaths:
     """The folders of one queue, each with a closing slash."""
 
     __slots__ = (
-        "cancelled", "claim_prefix", "completed", "dead", "delayed", "encoded", "expired", "keys", "name", "notes",
-        "ready", "root", "settings", "wake",
+        "blocked", "cancelled", "claim_prefix", "completed", "dead", "delayed", "encoded", "expired", "keys", "name",
+        "notes", "ready", "root", "settings", "wake",
     )  # fmt: skip
 
     def __init__(self, store: str, name: str) -> None:
@@ -105,6 +110,7 @@ class QueuePaths:
         self.root: str = f"{store}/queues/{self.encoded}/"
         self.ready: str = self.root + "ready/"
         self.delayed: str = self.root + "delayed/"
+        self.blocked: str = self.root + "blocked/"
         self.completed: str = self.root + "completed/"
         self.dead: str = self.root + "dead/"
         self.expired: str = self.root + "expired/"
@@ -125,6 +131,16 @@ class QueuePaths:
         """Folder and file name of an event that waits for its time (seconds, or the digits of a name)."""
         digits = due if isinstance(due, str) else due_digits(due)
         return f"{self.delayed}{bucket_of(digits)}/", f"{digits}~{priority}~{name}"
+
+    def blocked_name(
+        self, slot: str, places: int, expires: float | None, priority: int, name: str
+    ) -> tuple[str, str]:
+        """Folder and file name of an event that waits for one of the first `places` places of a slot.
+
+        All that decides when it comes back stands in the name, so that nobody has to read the file.
+        """
+        until = NEVER if expires is None else due_digits(expires)
+        return f"{self.blocked}{digest(slot)}/", f"{places}~{until}~{priority}~{name}"
 
     def claim_name(self, priority: int, name: str) -> str:
         """A claim file's name says where it belongs, so that whoever finds it can bring it back unread."""

@@ -56,6 +56,7 @@ class EventLine(msgspec.Struct, omit_defaults=True, gc=False):
     max_attempts: int | None = None
     max_crashes: int | None = None
     keep: float | None = None
+    limits: dict[str, int] | None = None
     born: str | None = None
     """The event's id, if it was put in another file."""
     failures: int = 0
@@ -127,6 +128,8 @@ def event_options(options: PutOptions) -> bytes:
     for name in ("expires", "max_attempts", "max_crashes", "keep"):
         if (value := getattr(options, name)) is not None:
             fields[name] = value
+    if options.limits:
+        fields["limits"] = options.limits
     return _encode(fields)[1:-1] + b"," if fields else b""
 
 
@@ -414,4 +417,5 @@ def record_of(folded: Folded, index: int, queue: str, priority: int, state: Stat
         value=value,
         value_codec=settled.codec if settled is not None else "json",
         failure=None if state is State.COMPLETED else past.last_failure(),
+        limits=line.limits or {},
     )

@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from eventq.ids import Stamps
+from eventq.storage.file.bounds import Bounds
 from eventq.storage.file.drafts import Drafts
 from eventq.storage.file.edits import Editor
 from eventq.storage.file.feed import Feed
@@ -26,13 +27,16 @@ class Membership:
     def __init__(self, storage: FileStorage, room: Room) -> None:
         root, durable, clock, published = storage.root, storage.durable, storage.clock, storage.published
         drafts, stamps = Drafts(root, room, durable), Stamps(room.worker, clock)
-        holder = Holder(root, room, drafts, stamps, durable, clock)
+        holder = Holder(root, room, drafts, stamps, durable, clock, storage.places)
         self.room: Room = room
         self.stamps: Stamps = stamps
         self.drafts: Drafts = drafts
         self.holder: Holder = holder
-        self.producer: Producer = Producer(drafts, stamps, durable, clock, storage.max_bytes, published)
-        self.keyed: Keyed = Keyed(root, room, drafts, stamps, durable, clock, storage.reader, published)
+        bounds = Bounds(storage.reader, clock)
+        self.producer: Producer = Producer(drafts, stamps, durable, clock, storage.settings, bounds, published)
+        self.keyed: Keyed = Keyed(
+            root, room, drafts, stamps, durable, clock, storage.reader, bounds, published, storage.displaced
+        )
         self.board: ResultBoard = ResultBoard(room.wake)
         self.editor: Editor = Editor(holder, storage.reader, storage.queue_paths, storage.forget, storage.put_copy)
         self.holder.on_load = self.loaded

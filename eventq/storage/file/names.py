@@ -117,14 +117,17 @@ class Slots:
             except FileNotFoundError:
                 make_folder(self._folder, self._durable)
                 continue
-            if not disk.try_hold(fd):
-                disk.close(fd)
-                return None
             try:
+                if not disk.try_hold(fd):
+                    disk.close(fd)
+                    return None
                 if disk.stat(path).st_ino == disk.fstat(fd).st_ino:
                     return FileSlot(self, path, fd)
             except FileNotFoundError:
                 pass  # removed by its last holder between our open and our lock: take the next file of that name
+            except OSError:
+                disk.close(fd)  # or nobody else could have it as long as we live
+                raise
             disk.close(fd)
         return None
 

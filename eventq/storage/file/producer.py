@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from eventq.clock import Clock
 from eventq.errors import OutcomeUnknown, PayloadError, StorageError
 from eventq.ids import Stamps, event_id
-from eventq.model import PutOptions
+from eventq.model import PutOptions, Settings
 from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, MAX_PUT_EVENTS
 from eventq.storage.file import disk, line
+from eventq.storage.file.bounds import Bounds
 from eventq.storage.file.drafts import Draft, Drafts
 from eventq.storage.file.layout import QueuePaths
 from eventq.storage.file.wake import wake
@@ -78,38 +80,42 @@ class Producer:
     """Puts events without keys. Safe for several threads."""
 
     def __init__(
-        self, drafts: Drafts, stamps: Stamps, durable: bool, clock: Clock, max_bytes: Callable[[str], int],
-        published: Callable[[str, int, str], None],
+        self, drafts: Drafts, stamps: Stamps, durable: bool, clock: Clock, settings: Callable[[str], Settings],
+        bounds: Bounds, published: Callable[[str, int, str], None],
     ) -> None:  # fmt: skip
         self._drafts = drafts
         self._stamps = stamps
         self._durable = durable
         self._now = clock.monotonic
-        self._max_bytes = max_bytes
+        self._settings = settings
+        self._bounds = bounds
         self._published = published
         self._lock = threading.Lock()
         self._newest: Newest | None = None
         self._burst = False
         self._options: PutOptions | None = None
         self._prefix = b""
-        self._limit = ("", 0.0, 0)
-        """A queue's largest payload, and until when that is taken for granted: one value, replaced as a whole, since
-        several threads put."""
+        self._limit: tuple[str, float, int, int | None] = ("", 0.0, 0, None)
+        """A queue, until when the rest is taken for granted, its largest payload, its `maxsize`: one value, replaced as
+        a whole, since several threads put."""
 
-    def put(self, paths: QueuePaths, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
-        """Store events; see `Storage.put`."""
+    def put(self, paths: QueuePaths, payloads: Sequence[bytes], options: PutOptions, bounded: bool = True) -> list[str]:
+        """Store events; see `Storage.put`. Not `bounded`: whatever the queue's `maxsize`."""
         if len(payloads) == 1:
-            return [self._put_one(paths, payloads[0], options)]
+            return [self._put_one(paths, payloads[0], options, bounded)]
         return self._put_many(paths, payloads, options)
 
-    def _put_one(self, paths: QueuePaths, payload: bytes, options: PutOptions) -> str:
+    def _put_one(self, paths: QueuePaths, payload: bytes, options: PutOptions, bounded: bool) -> str:
         large = len(payload) > MAX_APPENDED_BYTES
         now = self._now()
-        known, until, limit = self._limit
+        known, until, limit, maxsize = self._limit
         if now >= until or paths.name != known:
-            limit = self._read_limit(paths.name, now)
+            limit, maxsize = self._read_limit(paths.name, now)
         if len(payload) > limit:
             raise _too_large(paths, payload, limit)
+        if maxsize is not None and bounded:
+            with self._bounds.admit(paths, maxsize, 1):
+                return self._put_one(paths, payload, options, False)
         with self._lock:
             if options is not self._options:
                 self._options, self._prefix = options, line.event_options(options)
@@ -146,21 +152,21 @@ class Producer:
         if len(payloads) > MAX_PUT_EVENTS:
             raise PayloadError(f"{len(payloads)} events in one put; at most {MAX_PUT_EVENTS}: put them in several")
         largest = max(payloads, key=len)
-        limit = self._read_limit(paths.name, self._now())
+        limit, maxsize = self._read_limit(paths.name, self._now())
         if len(largest) > limit:
             raise _too_large(paths, largest, limit)
         if (size := sum(map(len, payloads))) > MAX_PUT_BYTES:
             raise PayloadError(f"{size} bytes in one put; at most {MAX_PUT_BYTES}: put them in several")
-        with self._lock:
+        with nullcontext() if maxsize is None else self._bounds.admit(paths, maxsize, len(payloads)), self._lock:
             if options is not self._options:
                 self._options, self._prefix = options, line.event_options(options)
             stem = self._new_file(paths, payloads, options, False)
         return [f"{stem}.{index:05x}" for index in range(len(payloads))]
 
-    def _read_limit(self, queue: str, now: float) -> int:
-        limit = self._max_bytes(queue)
-        self._limit = (queue, now + LOOK_INTERVAL, limit)
-        return limit
+    def _read_limit(self, queue: str, now: float) -> tuple[int, int | None]:
+        settings = self._settings(queue)
+        self._limit = (queue, now + LOOK_INTERVAL, settings.max_bytes, settings.maxsize)
+        return settings.max_bytes, settings.maxsize
 
     def _append(self, newest: Newest, text: bytes) -> bool:
         """One more line, if the file's name still stands in `ready/`: the whole append rule.

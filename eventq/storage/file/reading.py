@@ -17,6 +17,7 @@ from eventq.model import FINAL_STATES, Attempt, Filter, Page, Record, State, Sta
 from eventq.storage.file import disk, line
 from eventq.storage.file.feed import MAX_FILE_BYTES
 from eventq.storage.file.layout import (
+    BLOCKED_FILE,
     CLAIM_FILE,
     DELAYED_FILE,
     EVENT_FILE,
@@ -60,8 +61,10 @@ class Reader:
     def open_files(self, paths: QueuePaths) -> Iterator[Found]:
         """The files of a queue that may hold open events, in the direction in which they usually move."""
         yield from self._delayed(paths)
+        yield from self._blocked(paths)  # from here to `ready/`
         yield from self._ready(paths)
         yield from self._claimed(paths)
+        yield from self._blocked(paths)  # and from the rooms to here: whoever reads knows a file that comes twice
 
     def _ready(self, paths: QueuePaths) -> Iterator[Found]:
         for folder in disk.list_if_any(paths.ready):
@@ -80,6 +83,13 @@ class Reader:
                     due = int(match[1], 16) / 1e9
                     state = State.DELAYED if due > now else State.READY
                     yield Found(path, match[3], paths.name, int(match[2]), state, due)
+
+    def _blocked(self, paths: QueuePaths) -> Iterator[Found]:
+        for folder in disk.list_if_any(paths.blocked):
+            for name in disk.list_if_any(paths.blocked + folder):
+                if (match := BLOCKED_FILE.match(name)) is not None:
+                    path = f"{paths.blocked}{folder}/{name}"
+                    yield Found(path, match[4], paths.name, int(match[3]), State.READY)
 
     def _claimed(self, paths: QueuePaths) -> Iterator[Found]:
         workers = self._root + "/workers/"
@@ -133,10 +143,10 @@ class Reader:
         return None
 
     def _places(self, paths: QueuePaths, id: str) -> Iterator[Found]:
-        """Where an event can be by its names, in the direction in which events move: `delayed/`, `ready/`, the rooms,
-        the final folders. Only `delayed/` and the rooms need listing."""
+        """Where an event can be by its names, in the direction in which events move: `delayed/`, `blocked/`, `ready/`,
+        the rooms, the final folders. `ready/` and those need no listing."""
         names = (stem_of(id), id)
-        for found in self._delayed(paths):
+        for found in (*self._delayed(paths), *self._blocked(paths)):
             if found.bare in names:
                 yield found
         for folder in disk.list_if_any(paths.ready):

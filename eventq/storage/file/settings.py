@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from eventq.errors import ConfigError, StorageError
+from eventq.config import changed
+from eventq.errors import StorageError
 from eventq.model import Settings
 from eventq.storage.file import disk
 from eventq.storage.file.drafts import Drafts
@@ -64,14 +65,3 @@ class SettingsFile:
             raise
         disk.close(draft.fd)
         return settings
-
-
-def changed(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """Settings with some of them changed. Raises ConfigError."""
-    known = set(Settings.__struct_fields__)
-    if unknown := sorted(set(changes) - known):
-        raise ConfigError(f"unknown queue settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    try:
-        return msgspec.convert({**msgspec.structs.asdict(settings), **changes}, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"a queue setting is wrong: {error}") from error

@@ -18,6 +18,7 @@ from eventq.clock import SYSTEM, Clock
 from eventq.errors import ClaimLost, ConfigError, EventqError, PayloadError, StorageClosed, StorageError
 from eventq.ids import is_event_id
 from eventq.model import (
+    Cancel,
     Claimed,
     Completed,
     Edit,
@@ -34,7 +35,7 @@ from eventq.model import (
     Stats,
     Worker,
 )
-from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, Storage
+from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, Storage, displaced_by
 from eventq.storage.file import disk, line
 from eventq.storage.file.drafts import make_ballast
 from eventq.storage.file.edits import make_queue
@@ -46,6 +47,7 @@ from eventq.storage.file.leases import Leases
 from eventq.storage.file.membership import Membership
 from eventq.storage.file.names import FileSlot, Names, Slots
 from eventq.storage.file.notes import append_note, read_notes
+from eventq.storage.file.places import Places
 from eventq.storage.file.presence import Info, join
 from eventq.storage.file.reading import Reader
 from eventq.storage.file.recovery import bury_dead, sweep_dropped
@@ -110,6 +112,8 @@ class FileStorage(Storage):
         self._joining = threading.RLock()
         self._member: Membership | None = None
         self._slots = Slots(self.root, self.durable)
+        self.places: Places = Places(self.root, self._slots, self.durable)
+        self.places.on_return = self._returned
         self._names = Names(self.root, self.durable)
         self._leases = Leases(self.root, self.clock)
         self._pruners: dict[str, Pruner] = {}
@@ -173,16 +177,25 @@ class FileStorage(Storage):
             feed = feeds[queue] = Feed(member.holder, paths, SettingsFile(paths), member.producer.surrender)
         return feed
 
-    def max_bytes(self, queue: str) -> int:
-        """The largest payload that a queue takes."""
-        return self.settings(queue).max_bytes
-
     def published(self, queue: str, priority: int, name: str) -> None:
         """A file was put: a claimer in this process need not list the folder to find it."""
         member = self._member
         feed = member.feeds.get(queue) if member is not None else None
         if feed is not None:
             feed.hint(priority, name)
+
+    def _returned(self, folder: str) -> None:
+        """A blocked event came back to a queue: it comes before what is younger, also in this worker's hands."""
+        for feed in self._member.feeds.values() if self._member is not None else ():
+            if feed.paths.encoded == folder:
+                feed.see_returned()
+
+    def displaced(self, queue: str, id: str, by: str) -> None:
+        """The key of an event passed to a later put: cancel the event, if no worker has started it."""
+        try:
+            self.edit(queue, [id], Cancel(displaced_by(by), unstarted=True))
+        except EventqError as error:
+            log.warning("event %s still waits, so it may run as well as %s, put in its place: %s", id, by, error)
 
     def forget(self, entry: Entry) -> None:
         """An unstarted event leaves this worker's hands by an edit."""
@@ -204,14 +217,15 @@ class FileStorage(Storage):
     @guarded
     def put_key(self, queue: str, payload: bytes, options: PutOptions) -> tuple[str, bool]:
         paths, member = self.queue_paths(queue), self._joined()
-        if len(payload) > min(self.max_bytes(queue), MAX_PUT_BYTES):
-            raise PayloadError(f"a payload of {len(payload)} bytes; queue {queue!r} takes {self.max_bytes(queue)}")
+        settings = self.settings(queue)
+        if len(payload) > min(settings.max_bytes, MAX_PUT_BYTES):
+            raise PayloadError(f"a payload of {len(payload)} bytes; queue {queue!r} takes {settings.max_bytes}")
         with self._lock:
-            return member.keyed.put(paths, payload, options)
+            return member.keyed.put(paths, payload, options, settings.maxsize)
 
     def put_copy(self, queue: str, payload: bytes, options: PutOptions) -> str:
-        """Put one event, for a replay."""
-        return self.put(queue, [payload], options)[0]
+        """Put one event, for a replay, which no `maxsize` refuses."""
+        return self._joined().producer.put(self.queue_paths(queue), [payload], options, bounded=False)[0]
 
     def claim(self, queue: str, limit: int = 1) -> list[Claimed]:
         with self._lock:
@@ -394,12 +408,14 @@ class FileStorage(Storage):
         """Everything that is done four times a second."""
         member = self._member
         own = member.room.worker if member is not None else ""
-        if bury_dead(self.root, own, self.durable) and member is not None:
+        buried = bury_dead(self.root, own, self.durable)
+        if buried and member is not None:
             with self._lock:
                 for feed in member.feeds.values():
                     feed.forget_listing()
         with self._lock:
             sweep_dropped(self.root, own)
+            self.places.sweep(self.clock.now(), everything=buried > 0)
         if member is None:
             return
         with self._lock:

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from eventq import ids
+from eventq.errors import QueueFull
 from eventq.model import Attempt, Claimed, Failure, Filter, Note, PutOptions, Record, Settings, State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventq.storage.memory.store import Seat
 
 ATTEMPTS_KEPT = 20
 COUNT_SPARES = 600.0
 """A completed event younger than this (seconds) is never given up for `keep_count`."""
 NOBODY: frozenset[str] = frozenset()
+
+Limits = tuple[tuple[str, int], ...]
+"""Names and their numbers of places, sorted."""
 
 
 class Line:
@@ -53,7 +59,7 @@ class Line:
 class Hold:
     """One claim: who started which event when. It is held as long as the event points back to it."""
 
-    __slots__ = ("claimed", "event", "progress", "seat", "started")
+    __slots__ = ("claimed", "event", "places", "progress", "seat", "started")
 
     def __init__(self, event: StoredEvent, seat: Seat, started: float, progress: float) -> None:
         self.event: StoredEvent = event
@@ -62,6 +68,8 @@ class Hold:
         self.progress: float = progress
         """Monotonic instant of the start or of the last note: what a lease is measured from."""
         self.claimed: Claimed | None = None
+        self.places: list[tuple[str, int]] = []
+        """What it holds of its event's limits: names, and which place of each."""
 
 
 class StoredEvent:
@@ -69,8 +77,8 @@ class StoredEvent:
 
     __slots__ = (
         "attempts", "codec", "crashes", "due", "expires", "failure", "failures", "headers", "hold", "id",
-        "keep", "key", "max_attempts", "max_crashes", "note_bytes", "notes", "notes_gone", "payload", "place",
-        "priority", "queue", "settled", "skippers", "state", "unique", "value", "value_codec",
+        "keep", "key", "limits", "max_attempts", "max_crashes", "note_bytes", "notes", "notes_gone", "payload", "place",
+        "priority", "queue", "settled", "since", "skippers", "state", "unique", "value", "value_codec",
     )  # fmt: skip
 
     def __init__(self, id: str, queue: str, payload: bytes, headers: bytes, options: PutOptions) -> None:
@@ -87,6 +95,9 @@ class StoredEvent:
         self.max_attempts: int | None = options.max_attempts
         self.max_crashes: int | None = options.max_crashes
         self.keep: float | None = options.keep
+        self.limits: Limits = tuple(sorted(options.limits.items()))
+        self.since: float | None = None
+        """When the first of the debounced puts came whose last one this is."""
         self.state: State = State.READY
         self.place: int = ids.nanoseconds_of(id)
         self.failures: int = 0
@@ -126,6 +137,7 @@ class StoredEvent:
             worker=self.hold.seat.worker if self.hold is not None else None,
             failures=self.failures, crashes=self.crashes, attempts=attempts, settled=self.settled or None,
             value=self.value, value_codec=self.value_codec, failure=self.failure,
+            limits=dict(self.limits),
         )  # fmt: skip
 
     def matches(self, wanted: Filter) -> bool:
@@ -145,7 +157,8 @@ class StoredEvent:
 class StoredQueue:
     """The places of one queue: each event stands in the one of its state. A transition is `leave`, `enter`.
 
-    ready       a line per set of workers that skipped the event: highest priority first, then by place
+    ready       a line per set of workers that skipped the event, and limits: highest priority first, then by place
+    expiring    a line of the ready events that have limits, by their expiry: nothing else may reach them in time
     delayed     a line by due time
     held        the claims, the one longest without progress first
     finals      per final state, the one settled first first
@@ -157,7 +170,8 @@ class StoredQueue:
         self.settings: Settings = Settings()
         self.events: dict[str, StoredEvent] = {}
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
-        self.ready: dict[frozenset[str], Line] = {NOBODY: Line()}
+        self.ready: dict[tuple[frozenset[str], Limits], Line] = {(NOBODY, ()): Line()}
+        self.expiring: Line = Line()
         self.delayed: Line = Line()
         self.held: OrderedDict[str, Hold] = OrderedDict()
         self.finals: dict[State, OrderedDict[str, StoredEvent]] = {}
@@ -172,7 +186,10 @@ class StoredQueue:
         self.events[event.id] = event
         self.counts[state] += 1
         if state is State.READY:
-            self.ready.setdefault(event.skippers, Line()).add(event.id, (-event.priority, event.place))
+            line = self.ready.setdefault((event.skippers, event.limits), Line())
+            line.add(event.id, (-event.priority, event.place))
+            if event.limits and event.expires is not None:
+                self.expiring.add(event.id, event.expires)
         elif state is State.DELAYED:
             self.delayed.add(event.id, event.due)
         elif state is State.CLAIMED:
@@ -187,10 +204,11 @@ class StoredQueue:
         del self.events[event.id]
         self.counts[event.state] -= 1
         if event.state is State.READY:
-            line = self.ready[event.skippers]
+            line = self.ready[event.skippers, event.limits]
             line.remove(event.id)
-            if not line and event.skippers:
-                del self.ready[event.skippers]
+            self.expiring.remove(event.id)
+            if not line and (event.skippers or event.limits):
+                del self.ready[event.skippers, event.limits]
         elif event.state is State.DELAYED:
             self.delayed.remove(event.id)
         elif event.state is State.CLAIMED:
@@ -200,11 +218,29 @@ class StoredQueue:
         else:
             del self.finals[event.state][event.id]
 
-    def first_ready(self, worker: str) -> StoredEvent | None:
-        """The event that a worker would start next."""
-        heads = [line.first() for skippers, line in self.ready.items() if worker not in skippers]
+    def first_ready(self, worker: str, has_places: Callable[[Limits], bool]) -> StoredEvent | None:
+        """The event that a worker would start next: of those for whose limits there are places."""
+        heads = [
+            line.first()
+            for (skippers, limits), line in self.ready.items()
+            if worker not in skippers and has_places(limits)
+        ]
         head = min((head for head in heads if head is not None), default=None)
         return None if head is None else self.events[head[1]]
+
+    def waits_for(self, name: str) -> bool:
+        """Whether a ready event needs a place of this name."""
+        return any(name in dict(limits) for (_, limits), line in self.ready.items() if limits and line)
+
+    def has_room(self) -> bool:
+        """Whether the queue's own limit lets another event start."""
+        most = self.settings.concurrency
+        return most is None or len(self.held) < most
+
+    def next_expired(self, now: float) -> StoredEvent | None:
+        """A ready event with limits that is past its expiry."""
+        head = self.expiring.first()
+        return self.events[head[1]] if head is not None and head[0] <= now else None
 
     def promote(self, now: float) -> None:
         """Make ready what has become due; each event pays for this once."""
@@ -216,6 +252,12 @@ class StoredQueue:
     def next_due(self) -> float | None:
         head = self.delayed.first()
         return None if head is None else float(head[0])
+
+    def check_room(self, count: int) -> None:
+        """Raises QueueFull if so many more events may not be put."""
+        most = self.settings.maxsize
+        if most is not None and self.counts[State.READY] + self.counts[State.DELAYED] + count > most:
+            raise QueueFull(self.name, most, count)
 
     def paused(self, now: float) -> bool:
         until = self.settings.paused_until
@@ -265,8 +307,9 @@ class StoredQueue:
             self.key_ends.add(event.key, now + event.unique)
 
     def hold_key_again(self, event: StoredEvent, now: float) -> None:
-        """The event is open again, or came from another queue: so is its key, if nobody has it by now."""
-        if isinstance(event.unique, str):
+        """The event is open again, or came from another queue: so is its key, if nobody has it by now. Not that of a
+        debounced one, which the next put would end."""
+        if isinstance(event.unique, str) and event.since is None:
             self.hold_key(event, now)
 
     def free_key(self, event: StoredEvent) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from eventq import ids
 from eventq.clock import SYSTEM, Clock
+from eventq.config import changed
 from eventq.errors import ClaimLost, ConfigError, PayloadError, StorageClosed, StorageError
 from eventq.model import (
     Claimed,
@@ -137,13 +138,31 @@ class MemoryStorage(Storage):
         with self._gate:
             check_sizes([payload], self._settings(queue).max_bytes)
             holder = self._store.queue(queue).key_holder(options.key, self._clock.now())
+            if options.debounce is not None:
+                return self._debounce(queue, holder, bytes(payload), headers, options)
             if holder is not None:
                 return holder, False
             return self._add(queue, [payload], headers, options)[0], True
 
+    def _debounce(
+        self, queue: str, holder: str | None, payload: bytes, headers: bytes, options: PutOptions
+    ) -> tuple[str, bool]:
+        place = self._store.queue(queue)
+        earlier = None if holder is None else self._store.events.get(holder)
+        if holder is not None and (earlier is None or earlier.since is None):
+            return holder, False
+        if earlier is None:
+            place.check_room(1)
+        id = ids.event_id(self._stamps.next(), 0)
+        self._store.displace(place, earlier, id, payload, headers, options, self._clock.now())
+        self._store.ring("queue", queue)
+        return id, True
+
     def _add(self, queue: str, payloads: Sequence[bytes], headers: bytes, options: PutOptions) -> list[str]:
         now = self._clock.now()
         place = self._store.queue(queue)
+        if place.settings.maxsize is not None:
+            place.check_room(len(payloads))
         stem = self._stamps.next()
         added = [ids.event_id(stem, index) for index in range(len(payloads))]
         for id, payload in zip(added, payloads, strict=True):
@@ -161,8 +180,10 @@ class MemoryStorage(Storage):
             now = self._clock.now()
             self._store.tidy(place, now)
             claimed: list[Claimed] = []
-            while len(claimed) < limit and not place.paused(now):
-                event = place.first_ready(self.worker)
+            while not place.paused(now) and (late := place.next_expired(now)) is not None:
+                self._store.must_not_start(late, now)
+            while len(claimed) < limit and not place.paused(now) and place.has_room():
+                event = place.first_ready(self.worker, self._store.has_places)
                 if event is None:
                     break
                 if self._store.must_not_start(event, now):
@@ -433,15 +454,3 @@ def encode_headers(options: PutOptions) -> bytes:
         return msgspec.json.encode(options.headers)
     except (TypeError, ValueError) as error:
         raise PayloadError(f"headers must be JSON: {error}") from error
-
-
-def changed(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """Settings with changes; ConfigError for an unknown name or a value of the wrong type."""
-    unknown = sorted(changes.keys() - set(Settings.__struct_fields__))
-    if unknown:
-        known = ", ".join(Settings.__struct_fields__)
-        raise ConfigError(f"unknown queue setting {unknown[0]!r}; there are {known}")
-    try:
-        return msgspec.convert(msgspec.structs.asdict(settings) | changes, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"queue settings: {error}") from error

@@ -31,7 +31,8 @@ from eventq.model import (
     Skipped,
     State,
 )
-from eventq.storage.memory.queue import Hold, StoredEvent, StoredQueue
+from eventq.storage.base import debounced, displaced_by
+from eventq.storage.memory.queue import Hold, Limits, StoredEvent, StoredQueue
 from eventq.storage.memory.wake import Bell, PipeWatch
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Store:
         self.dead: list[Seat] = []
         self.names: dict[str, Name] = {}
         self.slots: dict[str, set[MemorySlot]] = {}
+        self.places: dict[str, set[int]] = {}
+        """Which places of the limits that events name are held."""
         self.bells: dict[tuple[str, str], Bell] = {}
 
     def queue(self, name: str) -> StoredQueue:
@@ -123,17 +126,33 @@ class Store:
         """A new event, with its key if that is free. Nobody is woken yet."""
         event = StoredEvent(id, queue.name, payload, headers, options)
         delayed = event.due is not None and event.due > now
-        if event.due is not None and delayed:
-            event.wait_until(event.due)
+        if event.due is not None and (delayed or options.debounce is not None):
+            event.wait_until(event.due)  # a chain whose time is over keeps its place from one put to the next
         queue.enter(event, State.DELAYED if delayed else State.READY)
         queue.hold_key(event, now)
         self.events[id] = event
         return event
 
+    def displace(
+        self, queue: StoredQueue, earlier: StoredEvent | None, id: str, payload: bytes, headers: bytes,
+        options: PutOptions, now: float,
+    ) -> None:  # fmt: skip
+        """A new debounced event, in the place of an earlier one that waits."""
+        since = now if earlier is None or earlier.since is None else earlier.since
+        options = debounced(options, now, since)
+        if earlier is not None:
+            queue.free_key(earlier)
+        self.add(queue, id, payload, headers, options, now).since = since
+        if earlier is not None:
+            self.drop(earlier, now, Dropped(State.CANCELLED, displaced_by(id)))
+
     def start(self, event: StoredEvent, seat: Seat, clock: Clock) -> Claimed:
         queue = self.queue_of(event)
         queue.leave(event)
         event.hold = hold = Hold(event, seat, clock.now(), clock.monotonic())
+        for name, places in event.limits:
+            hold.places.append((name, self._free_place(name, places)))
+            self.places.setdefault(name, set()).add(hold.places[-1][1])
         queue.enter(event, State.CLAIMED)
         seat.holds[event.id] = hold
         if event.unique == "waiting":
@@ -143,6 +162,27 @@ class Store:
             event.priority, event.failures, event.crashes, event.max_attempts, event.keep, hold,
         )  # fmt: skip
         return hold.claimed
+
+    def _free_place(self, name: str, places: int) -> int:
+        """The first place of a name that nobody holds; `places` if none of so many is free."""
+        held = self.places.get(name, ())
+        return next((place for place in range(places) if place not in held), places)
+
+    def has_places(self, limits: Limits) -> bool:
+        """Whether an event with these limits may start now."""
+        return all(self._free_place(name, places) < places for name, places in limits)
+
+    def _free(self, hold: Hold) -> None:
+        """An event does not run any more: its places are free, and whoever waits for them hears of it."""
+        for name, place in hold.places:
+            self.places[name].discard(place)
+            if not self.places[name]:
+                del self.places[name]
+            for queue in self.queues.values():
+                if queue.waits_for(name):
+                    self.ring("queue", queue.name)
+        if self.queue_of(hold.event).settings.concurrency is not None:
+            self.ring("queue", hold.event.queue)
 
     def must_not_start(self, event: StoredEvent, now: float) -> bool:
         """Whether an event is past starting; then it is settled here."""
@@ -228,6 +268,7 @@ class Store:
             event.add_attempt(Attempt(hold.seat.worker, hold.started, now, outcome, error))
             del hold.seat.holds[event.id]
             hold.claimed = None
+            self._free(hold)
 
     # ------------------------------------------------------------------ edits
 
@@ -235,6 +276,8 @@ class Store:
         """One edit of one event; the word of `Storage.edit`."""
         waiting = event.state in (State.READY, State.DELAYED)
         match edit:
+            case Cancel(unstarted=True) if event.attempts or not waiting:
+                return "too late"
             case Cancel(reason) if waiting:
                 self.drop(event, now, Dropped(State.CANCELLED, reason))
                 return "cancelled"
@@ -272,7 +315,7 @@ class Store:
     def _replay(self, event: StoredEvent, now: float, stamps: ids.Stamps) -> str:
         options = PutOptions(
             codec=event.codec, priority=event.priority, max_attempts=event.max_attempts,
-            max_crashes=event.max_crashes, keep=event.keep,
+            max_crashes=event.max_crashes, keep=event.keep, limits=dict(event.limits),
         )  # fmt: skip
         replay = ids.event_id(stamps.next(), 0)
         self.add(self.queue_of(event), replay, event.payload, event.headers, options, now)

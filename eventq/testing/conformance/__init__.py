@@ -29,13 +29,14 @@ import pytest
 from eventq.storage.base import Storage
 from eventq.testing.clock import FakeClock
 
-_PARTS = ("claims", "deaths", "edits", "keys", "presence", "puts", "records", "scene", "settings", "settles")
+_PARTS = ("claims", "deaths", "edits", "keys", "limits", "presence", "puts", "records", "scene", "settings", "settles")
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
 from eventq.testing.conformance.claims import ClaimRules  # noqa: E402 - after asserts are told to explain themselves
 from eventq.testing.conformance.deaths import DeathRules  # noqa: E402
 from eventq.testing.conformance.edits import EditRules  # noqa: E402
 from eventq.testing.conformance.keys import KeyRules  # noqa: E402
+from eventq.testing.conformance.limits import LimitRules  # noqa: E402
 from eventq.testing.conformance.presence import PresenceRules  # noqa: E402
 from eventq.testing.conformance.puts import PutRules  # noqa: E402
 from eventq.testing.conformance.records import RecordRules  # noqa: E402
@@ -55,6 +56,7 @@ class StorageConformance(
     EditRules,
     SettingsRules,
     KeyRules,
+    LimitRules,
     PresenceRules,
 ):
     """What every storage promises, one small test per sentence."""

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventq.errors import ConfigError
-from eventq.model import Cancel, Completed, Delete, Edit, Failure, Move, Rejected, Requeue, Retried, State
+from eventq.model import Cancel, Completed, Delete, Edit, Failure, Move, Rejected, Released, Requeue, Retried, State
 from eventq.testing.conformance.records import one_in_each_state
 from eventq.testing.conformance.scene import payload_of
 
@@ -101,6 +101,19 @@ class EditRules:
         assert other.edit("q", [ids[2]], Cancel())[0] in ("cancelled", "requested")
         scene.until(lambda: scene.record(other, ids[2]).state is State.CANCELLED, holder)
         assert scene.drain(holder) == [1, 3]
+
+    def test_cancel_may_spare_what_was_ever_started(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        ids = scene.put(one, "started", "released", "fetched")
+        released = one.claim("q", 2)[1]
+        one.settle(released, Released())
+        words = two.edit("q", ids, Cancel("no", unstarted=True))
+        assert words[0] == words[1] == "too late"
+        assert words[2] in ("cancelled", "requested")
+        scene.look(one, two)
+        states = [scene.record(two, id).state for id in ids]
+        assert states == [State.CLAIMED, State.READY, State.CANCELLED]
+        assert one.edit("q", ids, Cancel(unstarted=True)) == ["too late"] * 3
 
     # ---- requeue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -159,6 +160,124 @@ class KeyRules:
         scene.look(heir)
         assert scene.put_key(heir, "key") == (id, False)
         assert scene.claim(heir).id == id
+
+    # ---- debounced: the last put wins
+
+    def test_the_last_debounced_put_wins(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        ids = []
+        for payload, worker in (("a", one), ("b", two), ("c", one)):
+            id, new = scene.put_key(worker, "key", payload, debounce=1.0)
+            assert new
+            ids.append(id)
+            scene.wait(0.2)
+        for id, successor in pairwise(ids):
+            record = scene.record(two, id)
+            assert record.state is State.CANCELLED
+            assert record.failure is not None
+            assert successor in record.failure.message
+        assert one.stats("q").delayed == 1
+        scene.wait(0.6)
+        assert scene.drain(two) == []
+        scene.wait(0.3)
+        assert scene.drain(two) == ["c"]
+        assert scene.record(two, ids[0]).state is State.CANCELLED
+
+    def test_a_debounce_has_an_end(self, scene: Scene) -> None:
+        worker = scene.open()
+        for payload in range(4):
+            scene.put_key(worker, "key", payload, debounce=0.5, debounce_max=0.9)
+            scene.wait(0.2)
+        assert scene.drain(worker) == []
+        scene.wait(0.15)
+        assert scene.drain(worker) == [3]
+
+    def test_a_chain_whose_time_is_over_is_due(self, scene: Scene) -> None:
+        worker = scene.open()
+        scene.put_key(worker, "key", "a", debounce=0.1, debounce_max=0.1)
+        scene.wait(0.2)
+        scene.put(worker, "plain")
+        id, new = scene.put_key(worker, "key", "b", debounce=0.1, debounce_max=0.1)
+        assert new
+        assert scene.record(worker, id).key == "key"
+        assert sorted(scene.drain(worker)) == ["b", "plain"]
+
+    def test_a_started_event_ends_the_chain(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        id, _ = scene.put_key(one, "key", "a", debounce=0.1, debounce_max=0.5)
+        scene.wait(0.2)
+        claimed = scene.claim(one)
+        scene.wait(0.5)
+        second, new = scene.put_key(two, "key", "b", debounce=0.5, debounce_max=0.5)
+        assert new
+        scene.look(one, two)
+        assert not claimed.cancelled
+        one.settle(claimed, Released())
+        third, _ = scene.put_key(two, "key", "c", debounce=0.5, debounce_max=0.5)
+        assert scene.record(one, second).state is State.CANCELLED
+        assert scene.record(one, id).state is State.READY
+        assert scene.drain(one) == ["a"]
+        scene.wait(0.6)
+        assert scene.claim(one).id == third
+
+    def test_a_debounced_event_holds_its_key_until_it_is_started(self, scene: Scene) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key", debounce=0.1)
+        assert scene.put_key(worker, "key") == (id, False)
+        assert scene.put_key(worker, "key", unique=60.0) == (id, False)
+        scene.wait(0.2)
+        assert scene.claim(worker).id == id
+        assert scene.put_key(worker, "key")[1]
+
+    @pytest.mark.parametrize("unique", ["waiting", "open", 60.0])
+    def test_what_was_put_otherwise_is_left_alone(self, scene: Scene, unique: str | float) -> None:
+        worker = scene.open()
+        id, _ = scene.put_key(worker, "key", "first", unique=unique)
+        assert scene.put_key(worker, "key", "second", debounce=0.1) == (id, False)
+        assert scene.drain(worker) == ["first"]
+
+    def test_a_debounced_event_that_was_cancelled_or_moved_is_nobodys(self, scene: Scene) -> None:
+        worker = scene.open()
+        ids = [scene.put_key(worker, "key", debounce=0.1)[0]]
+        assert worker.edit("q", ids, Cancel("by hand")) == ["cancelled"]
+        moved, _ = scene.put_key(worker, "key", debounce=0.1)
+        assert worker.edit("q", [moved], Move("other")) == ["moved"]
+        last, new = scene.put_key(worker, "key", debounce=0.1)
+        assert new
+        assert scene.record(worker, moved).state is State.DELAYED
+        record = scene.record(worker, ids[0])
+        assert record.failure is not None
+        assert record.failure.message == "by hand"
+        scene.wait(0.2)
+        assert scene.claim(worker).id == last
+
+    def test_a_dead_producers_debounced_event_is_displaced(self, scene: Scene) -> None:
+        victim, heir = scene.open(), scene.open()
+        id, _ = scene.put_key(victim, "key", "a", debounce=0.5)
+        scene.kill(victim)
+        scene.look(heir)
+        scene.put_key(heir, "key", "b", debounce=0.5)
+        assert scene.record(heir, id).state is State.CANCELLED
+        scene.wait(0.6)
+        assert scene.drain(heir) == ["b"]
+
+    def test_of_racing_debounced_puts_one_survives(self, scene: Scene) -> None:
+        workers = [scene.open() for _ in range(2)]
+        for round in range(5):
+            key = f"key {round}"
+            results: list[tuple[str, bool]] = []
+
+            def put(number: int, key: str = key, results: list[tuple[str, bool]] = results) -> None:
+                results.extend(scene.put_key(workers[number % 2], key, number, debounce=60.0) for _ in range(3))
+
+            in_threads(6, put)
+            assert all(new for _, new in results)
+            assert len({id for id, _ in results}) == 18
+            states = {id: scene.record(workers[0], id).state for id, _ in results}
+            waiting = [id for id, state in states.items() if state is State.DELAYED]
+            assert len(waiting) == 1
+            assert set(states.values()) == {State.DELAYED, State.CANCELLED}
+            assert scene.put_key(workers[1], key) == (waiting[0], False)
 
     # ---- names
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from eventq.errors import ConfigError, PayloadError
+from eventq.errors import ConfigError, PayloadError, QueueFull
 from eventq.ids import is_event_id
-from eventq.model import Completed, Failure, PutOptions, Released, State
+from eventq.model import Completed, Failure, Move, PutOptions, Rejected, Released, Requeue, Retried, State
 from eventq.storage.base import MAX_PUT_BYTES, MAX_PUT_EVENTS
-from eventq.testing.conformance.scene import payload_of, payloads_of
+from eventq.testing.conformance.scene import in_threads, payload_of, payloads_of
 
 if TYPE_CHECKING:
     from eventq.storage.base import Storage
@@ -232,6 +232,116 @@ class PutRules:
         assert worker.claim("q") == []
         scene.put(worker, "x" * 98)
         assert scene.drain(worker) == ["x" * 98]
+
+    # ---- at most so many
+
+    def test_a_full_queue_takes_no_more(self, scene: Scene) -> None:
+        worker = scene.open()
+        worker.configure("q", {"maxsize": 3})
+        scene.put_each(worker, 1, 2)
+        scene.put(worker, 3, due=scene.now() + 0.2)
+        with pytest.raises(QueueFull, match=r"'q'.*maxsize=3"):
+            scene.put(worker, 4)
+        with pytest.raises(QueueFull):
+            scene.put_key(worker, "key")
+        assert (worker.stats("q").ready, worker.stats("q").delayed) == (2, 1)
+        claimed = scene.claim(worker)
+        scene.put(worker, 4)
+        with pytest.raises(QueueFull):
+            scene.put(worker, 5)
+        worker.settle(claimed, Completed())
+        scene.wait(0.3)
+        assert sorted(scene.drain(worker)) == [2, 3, 4]
+        assert scene.put_key(worker, "key")[1]
+
+    def test_a_batch_that_does_not_fit_is_refused_whole(self, scene: Scene) -> None:
+        worker = scene.open()
+        worker.configure("q", {"maxsize": 4})
+        scene.put(worker, 1, 2)
+        with pytest.raises(QueueFull) as full:
+            scene.put(worker, 3, 4, 5)
+        assert not full.value.never
+        with pytest.raises(QueueFull) as full:
+            scene.put(worker, *range(5))
+        assert full.value.never
+        scene.put(worker, 3, 4)
+        assert scene.drain(worker) == [1, 2, 3, 4]
+
+    def test_a_held_key_is_no_question_of_room(self, scene: Scene) -> None:
+        worker = scene.open()
+        worker.configure("q", {"maxsize": 2})
+        held = scene.put_key(worker, "key")[0]
+        first = scene.put_key(worker, "debounced", debounce=1.0)[0]
+        assert scene.put_key(worker, "key") == (held, False)
+        second, new = scene.put_key(worker, "debounced", debounce=1.0)
+        assert new
+        assert scene.record(worker, first).state is State.CANCELLED
+        assert scene.put_key(worker, "debounced") == (second, False)
+        with pytest.raises(QueueFull):
+            scene.put_key(worker, "another", debounce=1.0)
+        assert (worker.stats("q").ready, worker.stats("q").delayed) == (1, 1)
+
+    def test_only_puts_are_refused(self, scene: Scene) -> None:
+        worker = scene.open()
+        worker.configure("q", {"maxsize": 1})
+        (completed,) = scene.put(worker, 1)
+        worker.settle(scene.claim(worker), Completed(b"1"))
+        (dead,) = scene.put(worker, 2)
+        worker.settle(scene.claim(worker), Rejected())
+        scene.put(worker, 3)
+        claimed = scene.claim(worker)
+        scene.put(worker, 4)
+        worker.settle(claimed, Retried())
+        assert worker.edit("q", [dead], Requeue()) == [dead]
+        assert worker.edit("q", [completed], Requeue()) != ["too late"]
+        (moved,) = scene.put(worker, 5, queue="other")
+        assert worker.edit("other", [moved], Move("q")) == ["moved"]
+        assert worker.stats("q").ready == 5
+        with pytest.raises(QueueFull):
+            scene.put(worker, 6)
+        assert sorted(scene.drain(worker)) == [1, 2, 3, 4, 5]
+
+    def test_a_bound_may_be_changed(self, scene: Scene) -> None:
+        worker = scene.open()
+        scene.put(worker, 1)
+        worker.configure("q", {"maxsize": 1})
+        scene.look(worker)
+        with pytest.raises(QueueFull):
+            scene.put(worker, 2)
+        worker.configure("q", {"maxsize": None})
+        scene.look(worker)
+        scene.put(worker, 2, 3)
+        assert scene.drain(worker) == [1, 2, 3]
+
+    def test_another_workers_events_count(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        one.configure("q", {"maxsize": 2})
+        scene.put(one, 1)
+        scene.put(two, 2)
+        scene.look(one, two)
+        for worker in (one, two):
+            with pytest.raises(QueueFull):
+                scene.put(worker, 3)
+
+    @pytest.mark.parametrize("keyed", [False, True])
+    def test_threads_fill_a_queue_exactly(self, scene: Scene, keyed: bool) -> None:
+        worker = scene.open()
+        worker.configure("q", {"maxsize": 50})
+        stored: list[int] = []
+
+        def put(number: int) -> None:
+            for turn in range(20):
+                try:
+                    if keyed and turn % 2:
+                        scene.put_key(worker, f"key {number} {turn}")
+                    else:
+                        scene.put(worker, *range(1 + turn % 3))
+                except QueueFull:
+                    continue
+                stored.append(1 if keyed and turn % 2 else 1 + turn % 3)
+
+        in_threads(8, put)
+        assert sum(stored) == worker.stats("q").ready == 50
 
     # ---- whatever the content
 

@@ -43,6 +43,14 @@ class SettingsRules:
         worker.configure("q", {"lease": 1.0, "keep_count": 1})
         assert worker.configure("q", {"lease": None, "keep_count": None}) == Settings()
 
+    def test_the_least_that_settings_can_be(self, scene: Scene) -> None:
+        worker = scene.open()
+        least = {
+            "max_attempts": 1, "max_crashes": 1, "retry_delay": 0.0, "retry_delay_max": 0.0, "keep": 0.0,
+            "keep_count": 0, "keep_dead": 0.0, "keep_dead_count": 0, "lease": 0.001, "max_bytes": 1, "maxsize": 1,
+        }  # fmt: skip
+        assert worker.configure("q", least) == Settings(**least)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(
         "changes",
         [
@@ -52,6 +60,19 @@ class SettingsRules:
             {"keep": "1h"},
             {"paused": 1},
             {"lease": []},
+            {"max_attempts": 0},
+            {"max_crashes": 0},
+            {"retry_delay": -1},
+            {"retry_delay_max": float("inf")},
+            {"keep": -1},
+            {"keep": float("nan")},
+            {"keep_count": -1},
+            {"keep_dead": -0.5},
+            {"keep_dead_count": -1},
+            {"lease": 0},
+            {"max_bytes": 0},
+            {"maxsize": 0},
+            {"maxsize": 2.5},
         ],
         ids=repr,
     )

@@ -245,17 +245,43 @@ class TwoWorlds(RuleBasedStateMachine):
         pair.model.give_back(queue)
 
     def _claim_until_sets_agree(self, pair: Pair, queue: str, model: list[Claimed], real: list[Claimed]) -> None:
-        """One may take first what the other takes next; and the real one may find a due event a moment later."""
+        """One may take first what the other takes next; and the real one may find a due event a moment later.
+
+        Where that holds the place that the next one needs, neither gets further: then both complete what they have.
+        """
         patience = 100
-        while {self.real_ids[one.id] for one in model} != {one.id for one in real}:
-            count = (max(len(model), len(real)) + 1) if len(model) == len(real) else max(len(model), len(real))
-            model += pair.model.claim(queue, count - len(model))
-            real += pair.real.claim(queue, count - len(real))
-            if len(real) < len(model):
+        ended: tuple[set[str], set[str]] = (set(), set())
+        while (mine := ended[0] | {self.real_ids[one.id] for one in model}) != (
+            theirs := ended[1] | {one.id for one in real}
+        ):
+            count = max(len(mine), len(theirs)) + (len(mine) == len(theirs))
+            more = pair.model.claim(queue, count - len(mine)), pair.real.claim(queue, count - len(theirs))
+            if not more[0] and not more[1] and len(mine) == len(theirs) and self._limited(pair, model):
+                self._complete(pair, queue, model, real, ended)
+            model += more[0]
+            real += more[1]
+            if len(theirs) + len(more[1]) < len(mine) + len(more[0]):
                 patience -= 1
                 sleep(0.001)
             assert patience > 0, f"never found: model {model}, real {real}"
-            assert len(model) == count, f"found too much: model {model}, real {real}"
+            assert more[0] or len(mine) == count or ended[0], f"found too much: model {model}, real {real}"
+        if ended[0]:
+            self._complete(pair, queue, model, real, ended)
+
+    def _limited(self, pair: Pair, claims: list[Claimed]) -> bool:
+        records = [pair.model.get(one.id) for one in claims]
+        return any(record is not None and record.limits for record in records)
+
+    def _complete(
+        self, pair: Pair, queue: str, model: list[Claimed], real: list[Claimed], ended: tuple[set[str], set[str]]
+    ) -> None:
+        """Complete all that was claimed in one turn, in both worlds, and remember it."""
+        for storage, claims, done in ((pair.model, model, ended[0]), (pair.real, real, ended[1])):
+            for one in claims:
+                storage.settle(one, Completed())
+                done.add(self.real_ids.get(one.id, one.id))
+            claims.clear()
+            storage.give_back(queue)
 
     @precondition(lambda self: self.held)
     @rule(which=indexes, outcome=outcomes)
@@ -334,6 +360,9 @@ class TwoWorlds(RuleBasedStateMachine):
     @rule(who=indexes)
     def kill(self, who: int) -> None:
         pair = self.pick(who)
+        for held in [held for held in self.held if held.pair is pair and self._limited(pair, [held.model])]:
+            # one that has crashed too often is a dead letter when it is met, which may be while its place is held
+            self.settle(self.held.index(held), Completed())
         self._gone(pair)
         pair.model.abandon()  # type: ignore[attr-defined]
         self.kill_real(pair.real)

@@ -208,7 +208,7 @@ class Editor:
         return self._revive(found, record)
 
     def _hasten(self, found: Found, record: Record) -> str | None:
-        """A delayed event is due now. Others in its file stay delayed."""
+        """A delayed event is due now, at the end of what is ready, as if new. Others in its file stay delayed."""
         held = self._take(found)
         if held is None:
             return None
@@ -216,7 +216,9 @@ class Editor:
         try:
             for entry in held.entries:
                 if entry.state == WAITING and entry.id == record.id:
-                    self._holder.put_back(entry, b"", None)
+                    now = self._holder.clock.now()
+                    text = line.record_line(RecordLine(f"{held.stem}.{entry.index:05x}", "requeued", now))
+                    self._holder.put_back(entry, text, now)
                     word = record.id
         finally:
             self._return(held, found)

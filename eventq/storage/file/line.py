@@ -228,16 +228,18 @@ def clip(failure: Failure | None) -> Failure | None:
 class Past:
     """What has happened to one event."""
 
-    __slots__ = ("attempts", "crashes", "failures", "keep", "revived", "running", "settled", "skipped_by")
+    __slots__ = ("attempts", "crashes", "expires", "failures", "keep", "revived", "running", "settled", "skipped_by")
 
     def __init__(self, line: EventLine) -> None:
         self.failures: int = line.failures
         self.keep: float | None = line.keep
+        self.expires: float | None = line.expires
         self.crashes: int = line.crashes
         self.attempts: list[Attempt] = list(line.attempts)
         self.running: Attempt | None = None
         self.settled: RecordLine | None = None
         self.revived: bool = False
+        """Whether it was requeued after its expiry, which was for the life that ended then."""
         self.skipped_by: set[str] = {attempt.worker for attempt in self.attempts if attempt.outcome == "skipped"}
 
     def end(self, at: float, outcome: str, error: Failure | None = None) -> None:
@@ -276,7 +278,8 @@ class Past:
             self.settled = record
         elif step == "requeued":
             self.settled = None
-            self.revived = True
+            if self.expires is not None and self.expires <= record.at:
+                self.revived = True
             self.failures = self.crashes = 0
             self.skipped_by = set()
 

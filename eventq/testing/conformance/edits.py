@@ -132,6 +132,28 @@ class EditRules:
         assert outcomes == ["failed", "dead", "running"]
         assert worker.stats("q").dead == 0
 
+    @pytest.mark.parametrize("others", [0, 2])
+    def test_a_delayed_event_is_requeued_as_if_new(self, scene: Scene, others: int) -> None:
+        """Counters, place and an expiry that has passed: as for one that had ended."""
+        worker = scene.open()
+        ids = scene.put(worker, *range(1 + others), expires=scene.now() + 5)
+        for claimed in worker.claim("q", 1 + others):
+            worker.settle(claimed, Retried(100.0, Failure("Error")))
+        scene.put(worker, "waits")
+        scene.long_wait(10.0)
+        assert worker.edit("q", ids[:1], Requeue()) == [ids[0]]
+        record = scene.record(worker, ids[0])
+        assert (record.failures, record.crashes, record.expires) == (0, 0, None)
+        assert scene.drain(worker) == ["waits", 0]
+
+    def test_an_expiry_to_come_survives_a_requeue(self, scene: Scene) -> None:
+        worker = scene.open()
+        (id,) = scene.put(worker, 1, due=scene.now() + 100, expires=scene.now() + 200)
+        assert worker.edit("q", [id], Requeue()) == [id]
+        scene.long_wait(300.0)
+        assert worker.claim("q") == []
+        assert scene.record(worker, id).state is State.EXPIRED
+
     def test_requeued_events_go_to_the_end(self, scene: Scene) -> None:
         worker = scene.open()
         ids = [scene.put(worker, "old")[0]]

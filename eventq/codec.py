@@ -47,6 +47,15 @@ class Codec(abc.ABC):
         """
         return functools.partial(self.decode, type=type)
 
+    @property
+    def converts(self) -> bool:
+        """Whether it makes classes that msgspec does not know; else a task with such a type hint is refused."""
+        return False
+
+    def convert(self, obj: Any, type: Any, *, strict: bool = True) -> Any:
+        """What was decoded without a type, as an instance of one; without `strict`, text will do for a number."""
+        return msgspec.convert(obj, type, strict=strict, str_keys=True)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, 'name', '?')!r}>"
 
@@ -80,6 +89,13 @@ class MsgspecCodec(Codec):
     def decoder(self, type: Any = Any) -> Callable[[bytes], Any]:
         decode: Callable[[bytes], Any] = self._untyped
         return decode if type is Any else self._format.Decoder(type, dec_hook=self._dec_hook).decode
+
+    @property
+    def converts(self) -> bool:
+        return self._dec_hook is not None
+
+    def convert(self, obj: Any, type: Any, *, strict: bool = True) -> Any:
+        return msgspec.convert(obj, type, strict=strict, str_keys=True, dec_hook=self._dec_hook)
 
 
 class JSONCodec(MsgspecCodec):

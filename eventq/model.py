@@ -112,6 +112,9 @@ class PutOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep: float | None = None
     limits: dict[str, int] = {}
     """Names, each with a number of places: the event is started only while it holds one of them of each name."""
+    rates: dict[str, tuple[int, float]] = {}
+    """Names, each with a number and seconds: the event is started only if fewer events of each name were started
+    within so many seconds."""
 
 
 class Claimed(msgspec.Struct, eq=False):
@@ -187,6 +190,9 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     at: float
     kind: str
     data: msgspec.Raw = msgspec.Raw(b"null")
+    number: int = 0
+    """1 for the first note of the event, and so on over all attempts. Of too many the oldest go: then who reads on
+    after number 7 finds a number greater than 8 first."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -216,6 +222,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why it is dead, expired or cancelled; or the last failure of an open event."""
     limits: dict[str, int] = {}
     """As it was put: names, and the number of places of each."""
+    rates: dict[str, tuple[int, float]] = {}
+    """As it was put: names, and how many of each may start within how many seconds."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -260,6 +268,11 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     claims: tuple[str, ...] = ()
     """Ids of the events it has started and not settled."""
     queues: tuple[str, ...] = ()
+    """Of which it has claimed something just now, or once, as the storage sees it."""
+    serves: tuple[str, ...] = ()
+    """The queues that it claims from, by its own word (`Storage.introduce`); empty if it never said."""
+    tasks: tuple[str, ...] = ()
+    """The names of the tasks that it knows, likewise."""
 
 
 class Name(msgspec.Struct, frozen=True, omit_defaults=True):

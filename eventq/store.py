@@ -10,7 +10,7 @@ from eventq.codec import JSONCodec
 from eventq.errors import EventqError, PayloadError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from eventq.codec import Codec
     from eventq.storage.base import Storage
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Store:
     """A storage with the codecs, the clock and the threads that one app uses with it."""
 
-    __slots__ = ("bridge", "clock", "codec", "codecs", "storage")
+    __slots__ = ("_decoders", "bridge", "clock", "codec", "codecs", "storage")
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Store:
         self.codecs: Mapping[str, Codec] = codecs or {self.codec.name: self.codec}
         self.clock: Clock = clock
         self.bridge: Bridge = Bridge()
+        self._decoders: dict[tuple[str, Any], Callable[[bytes], Any]] = {}
 
     def codec_named(self, name: str) -> Codec:
         """The codec by which an event says it was written. Raises PayloadError if it is not known here."""
@@ -46,10 +47,19 @@ class Store:
 
     def load(self, data: bytes, codec: str, type: Any = Any) -> Any:
         """Decode what was read from the storage. Raises PayloadError if it does not fit the type."""
-        reader = self.codec_named(codec)
         try:
-            return reader.decode(data, type)
+            return self._decoder(codec, type)(data)
         except EventqError:
             raise
         except Exception as error:  # own codecs and hooks may raise anything
             raise PayloadError(f"cannot decode it from {codec} as {type}: {error}") from error
+
+    def _decoder(self, codec: str, type: Any) -> Callable[[bytes], Any]:
+        """Made once for each codec and type."""
+        try:
+            return self._decoders[codec, type]
+        except KeyError:
+            decoder = self._decoders[codec, type] = self.codec_named(codec).decoder(type)
+            return decoder
+        except TypeError:  # a type that cannot be hashed, as of Annotated with a list
+            return self.codec_named(codec).decoder(type)

@@ -42,10 +42,11 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 
+from eventq.errors import ConfigError
 from eventq.model import (
     Claimed,
     Edit,
@@ -69,6 +70,10 @@ LOOK_INTERVAL = 0.25
 
 MAX_PUT_EVENTS = 100_000
 MAX_PUT_BYTES = 64 << 20
+MAX_NOTE_BYTES = 512 << 10
+"""The data of one note, at most."""
+MAX_INTRODUCTION = 1 << 20
+"""Bytes of the names by which a worker introduces itself, at most."""
 
 
 def debounced(options: PutOptions, now: float, since: float) -> PutOptions:
@@ -79,6 +84,14 @@ def debounced(options: PutOptions, now: float, since: float) -> PutOptions:
     if options.debounce_max is not None:
         due = min(due, since + options.debounce_max)
     return msgspec.structs.replace(options, due=due, unique="waiting")
+
+
+def introduction(queues: Sequence[str], tasks: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names by which a worker introduces itself. Raises ConfigError if they are too long to be kept."""
+    size = sum(len(name.encode()) for name in (*queues, *tasks))
+    if size > MAX_INTRODUCTION:
+        raise ConfigError(f"the names of queues and tasks take {size} bytes; at most {MAX_INTRODUCTION}")
+    return tuple(queues), tuple(tasks)
 
 
 def displaced_by(id: str) -> str:
@@ -114,6 +127,9 @@ class Slot(Protocol):
 
 class Storage(abc.ABC):
     """One worker's view of a store. Implementers: each docstring ends with your duties."""
+
+    shared: ClassVar[bool] = True
+    """Whether other processes can open the same store."""
 
     @property
     @abc.abstractmethod
@@ -165,6 +181,11 @@ class Storage(abc.ABC):
         for one is ready, is passed over, and is claimed first (by priority, then age) when it is free. Of a queue with
         a `concurrency` at most so many events are claimed at once, over all workers.
 
+        An event with `rates` is started only if fewer events with that name were started within its seconds; of each
+        name, over all queues and workers, and together with its limits, or not at all. A start counts whatever becomes
+        of the event, its worker or its process. Who must wait is ready, is passed over, and is claimed first when it
+        may be. When the clock is set back, what was started later than now counts as started now.
+
         Duties: never wait for another process. Skip paused queues. Never return an event that this worker skipped.
         Record worker and time of the start before returning.
         """
@@ -189,8 +210,10 @@ class Storage(abc.ABC):
     def note(self, claimed: Claimed, kind: str, data: bytes) -> None:
         """Append a note (JSON) to a claimed event, readable at once by `notes`.
 
-        Duties: bounded (about 1 MiB an event; the oldest go, or further ones are dropped and counted). Raises
-        ClaimLost if the claim is gone. Pruned with the event.
+        Raises PayloadError for more than `MAX_NOTE_BYTES`, ClaimLost if the claim is gone.
+
+        Duties: wake whoever watches the event. Number the notes of an event from 1, over all attempts, and give no
+        number twice. Bounded: beyond about 1 MiB an event the oldest go, never the newest. Pruned with the event.
         """
 
     # ------------------------------------------------------------------ reading
@@ -201,8 +224,12 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def notes(self, id: str, after: int = 0) -> list[Note]:
-        """The notes of an event, without the first `after`."""
+        """The notes of an event whose number is greater than `after`, in order.
 
+        If the first one's number is greater than `after + 1`, those between were too many to be kept.
+
+        Duties: cheap if nothing is new for who read the ones before.
+        """
     @abc.abstractmethod
     def scan(self, queue: str, state: State, filter: Filter, cursor: str | None = None, limit: int = 100) -> Page:
         """Records of one state in id order, a page at a time.
@@ -258,6 +285,16 @@ class Storage(abc.ABC):
     # ------------------------------------------------------------------ life
 
     @abc.abstractmethod
+    def introduce(self, queues: Sequence[str], tasks: Sequence[str]) -> None:
+        """Say which queues this worker claims from, and which tasks it knows, for others to see in `workers()`.
+
+        Only a word: nothing is claimed or made. What is said later takes the place of what was said before. Raises
+        ConfigError for what cannot be a queue's name, and for more than `MAX_INTRODUCTION` bytes of names.
+
+        Duties: where this storage object gets a new worker id (a fork), the new worker says it as well.
+        """
+
+    @abc.abstractmethod
     def workers(self) -> list[Worker]:
         """The living workers of the store, this one included if it has joined."""
 
@@ -267,12 +304,12 @@ class Storage(abc.ABC):
 
         Cheap to call often: it does its work at most once per `LOOK_INTERVAL`. Returns the seconds after which the
         caller should look again: at most `LOOK_INTERVAL`, less if a delayed event of a queue that this storage
-        claims from becomes due sooner.
+        claims from becomes due sooner, or a rate lets one start that waits for it.
         """
 
     @abc.abstractmethod
     def watch(self, queue: str | None = None, id: str | None = None) -> Watch:
-        """A watch for new claimable events of a queue, or for the end of an event.
+        """A watch for new claimable events of a queue, or for the notes and the end of an event.
 
         Make the watch first, then look, then wait: what happens after it was made wakes it.
         """

@@ -127,7 +127,9 @@ def check_keys(heir: FileStorage, ledger: Ledger) -> None:
             assert fresh, f"the key {key!r} is held though no event has it"
 
 
-ALLOWED_TOP = {"FORMAT", "ballast", "queues", "workers", "free", "corrupt", "names", "slots", "topics", "schedules"}
+ALLOWED_TOP = {
+    "FORMAT", "ballast", "queues", "workers", "free", "corrupt", "names", "slots", "rates", "topics", "schedules"
+}  # fmt: skip
 
 
 def check_litter(root: Path) -> None:

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from faults.disk import FaultyDisk
-from faults.world import World, fast_folder, still_maintenance
+from faults.world import Worlds, fast_folder, still_maintenance
+
+SOME = pytest.param(9, id="some points")
+ALL = pytest.param(1, id="all points", marks=pytest.mark.exhaustive)
 
 
-@pytest.fixture
-def make_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
-    """Makes stores under a disk whose every call can be interrupted."""
+@pytest.fixture(params=[SOME, ALL])
+def make_world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
+    """Makes stores under a disk whose every call can be interrupted; the quick tests interrupt every ninth."""
     still_maintenance(monkeypatch)
     monkeypatch.setattr("eventq.storage.file.disk.LOCK_TRIES", 1)  # the holder of a lock does not move meanwhile
     monkeypatch.setattr("eventq.storage.file.keys.REPLACE_TRIES", 2)
     disk = FaultyDisk()
     disk.install(monkeypatch)
     folder = Path(tempfile.mkdtemp(prefix="eventq-races-", dir=fast_folder()))
-    worlds: list[World] = []
-
-    def make(sync: bool = True) -> World:
-        worlds.append(World(folder / str(len(worlds)), disk, sync))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.kill_all()
+    worlds = Worlds(folder, disk, request.param)
+    yield worlds
+    worlds.kill_all()
     shutil.rmtree(folder, ignore_errors=True)
     assert not disk.closed_twice, "a descriptor was closed twice"

@@ -10,7 +10,8 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ class FaultyDisk:
         self._thread = 0
         self._strike: Callable[[str, tuple[Any, ...]], Any] | None = None
         self._names: set[str] = set(CALLS)
+        self._heard: list[str] | None = None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in CALLS:
@@ -107,6 +109,17 @@ class FaultyDisk:
 
         self.arm(at, fail, {"pwrite"} if short else FAILING[code])
 
+    @contextmanager
+    def listening(self, calls: list[str]) -> Iterator[None]:
+        """Strike nowhere, and write down the names of all calls that this thread makes meanwhile."""
+        self.arm(0, self.pass_on)
+        self._heard = calls
+        try:
+            yield
+        finally:
+            self._heard = None
+            self.disarm()
+
     # ------------------------------------------------------------------ the calls
 
     def _stand_in(self, name: str) -> Callable[..., Any]:
@@ -114,6 +127,8 @@ class FaultyDisk:
             if self._armed and self._thread == threading.get_ident() and not _in_finalizer(name):
                 if self.dead:
                     return self._after_death(name, args)
+                if self._heard is not None:
+                    self._heard.append(name)
                 if name in self._names:
                     self.count += 1
                     if self.count == self._at:

@@ -15,9 +15,9 @@ import pytest
 
 from eventq.errors import ClaimLost, EventqError, StorageError
 from eventq.storage.file import disk
-from faults import scenarios_changing, scenarios_limits  # noqa: F401 - they register their scenarios
+from faults import scenarios_changing, scenarios_limits, scenarios_rates  # noqa: F401 - they register their scenarios
 from faults.check import check
-from faults.disk import Died, FaultyDisk
+from faults.disk import FAILING, Died, FaultyDisk
 from faults.scenarios import SCENARIOS
 from faults.world import World, fast_folder, forget_frames, still_maintenance
 
@@ -213,34 +213,40 @@ def _die_in(lab: Lab, at: int, work: Callable[[], object]) -> str | None:
 
 # ---------------------------------------------------------------------------- the quick set
 
-STRIDE = 20
-"""The quick set strikes in every twentieth call, beginning elsewhere in each scenario; together they are all there."""
+STRIDE = 40
+"""The quick set strikes in every fortieth call, and in one at least, another one in each scenario. Half of the
+scenarios die in them, and in the other half they fail."""
 NAMES = sorted(SCENARIOS)
 
 
-def first_of(name: str) -> int:
-    return 1 + NAMES.index(name) % STRIDE
+def some_of(calls: int, name: str) -> range:
+    """Those of so many calls in which the quick set strikes."""
+    return range(1 + NAMES.index(name) % max(1, min(calls, STRIDE)), calls + 1, STRIDE)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_undisturbed(lab: Lab, name: str) -> None:
-    """The scenarios themselves are right: with no fault, everything is as promised."""
+def calls_of(lab: Lab, name: str) -> list[str]:
+    """The scenario itself is right: with no fault, everything is as promised. The calls of its operation."""
+    calls: list[str] = []
     world = lab.world()
-    for _ in SCENARIOS[name](world):
-        continue
+    steps = SCENARIOS[name](world)
+    next(steps)
+    with lab.disk.listening(calls):
+        next(steps, None)
     go_on(world)
     check(world)
     lab.done(world)
+    return calls
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dies_at_some_calls(lab: Lab, name: str) -> None:
-    at_every_call(lambda at: die(lab, name, at), first_of(name), STRIDE)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_fails_at_some_calls(lab: Lab, name: str) -> None:
-    at_every_call(lambda at: fail(lab, name, at, errno.EIO), first_of(name), STRIDE)
+def test_a_fault_in_some_calls(lab: Lab, name: str) -> None:
+    calls = calls_of(lab, name)
+    if NAMES.index(name) % 2:
+        for at in some_of(len(calls), name):
+            die(lab, name, at)
+    else:
+        for at in some_of(sum(call in FAILING[errno.EIO] for call in calls), name):
+            fail(lab, name, at, errno.EIO)
 
 
 def test_an_error_of_close_is_no_error(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -302,8 +308,8 @@ def test_a_process_ends_at_some_calls(lab: Lab, name: str) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_whoever_looks_after_the_dead_dies_too(lab: Lab, name: str) -> None:
-    """In every fifth call of the operation, and then in every call of its recovery."""
+    """In every fifth call of the operation, and then in every third call of its recovery, another third each time."""
     at = 1 + NAMES.index(name) % 5
     while recoverer_dies(lab, name, at, 1):
-        at_every_call(lambda then, at=at: recoverer_dies(lab, name, at, then), first=2)  # type: ignore[misc]
+        at_every_call(lambda then, at=at: recoverer_dies(lab, name, at, then), 2 + at % 3, 3)  # type: ignore[misc]
         at += 5

@@ -16,11 +16,11 @@ from eventq.model import Cancel, Claimed, Completed, Outcome, Rejected, Released
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.storage.file import FileStorage
 from faults.check import check
-from faults.world import DELIVERED, NOWHERE, World, fate_of, payload_of
+from faults.world import DELIVERED, NOWHERE, World, Worlds, fate_of, payload_of
 
 
 @pytest.fixture
-def world(make_world: Callable[..., World]) -> World:
+def world(make_world: Worlds) -> World:
     return make_world()
 
 
@@ -43,11 +43,11 @@ def at_call(world: World, at: int, other: Callable[[], object], work: Callable[[
 
 
 def everywhere(
-    make_world: Callable[..., World], scene: Callable[[World], tuple[Callable[[], object], Callable[[], object]]],
+    make_world: Worlds, scene: Callable[[World], tuple[Callable[[], object], Callable[[], object]]],
     sync: bool = True, after: Callable[[World], object] = lambda _: None,
 ) -> None:  # fmt: skip
-    """Run a race once for each call of its first party; `scene` returns the two parties."""
-    for at in range(1, 500):
+    """Run a race once for each call of its first party, or for some; `scene` returns the two parties."""
+    for at in range(1, 500, make_world.stride):
         world = make_world(sync)
         work, other = scene(world)
         struck = at_call(world, at, other, work)
@@ -128,7 +128,7 @@ CLAIMERS = [
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("claimer", CLAIMERS)
 def test_a_claimer_comes_at_any_point_of_an_append(
-    make_world: Callable[..., World], claimer: Callable[[World], None], sync: bool
+    make_world: Worlds, claimer: Callable[[World], None], sync: bool
 ) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         assert world.a.worker
@@ -140,7 +140,7 @@ def test_a_claimer_comes_at_any_point_of_an_append(
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_an_append_comes_at_any_point_of_a_claim(make_world: Callable[..., World], sync: bool) -> None:
+def test_an_append_comes_at_any_point_of_a_claim(make_world: Worlds, sync: bool) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         assert world.a.worker
         world.put("a", worker=world.b)
@@ -157,7 +157,7 @@ def claim_all(world: World, worker: FileStorage | None = None) -> list[Claimed]:
     return found
 
 
-def test_two_claimers_at_one_file(make_world: Callable[..., World]) -> None:
+def test_two_claimers_at_one_file(make_world: Worlds) -> None:
     """Only one gets it; the other goes on to the next."""
     taken: list[str] = []
 
@@ -191,7 +191,7 @@ def test_two_claimers_at_one_file(make_world: Callable[..., World]) -> None:
 GONE = pytest.param("its event is gone", marks=pytest.mark.exhaustive)  # which is searched for again and again
 
 @pytest.mark.parametrize("stale", ["no marker", "its period is over", "it is torn", GONE])
-def test_keyed_puts_race_and_one_wins(make_world: Callable[..., World], stale: str) -> None:
+def test_keyed_puts_race_and_one_wins(make_world: Worlds, stale: str) -> None:
     """At each call of one put comes another one, complete; also when both find a marker to replace."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -223,7 +223,7 @@ def test_keyed_puts_race_and_one_wins(make_world: Callable[..., World], stale: s
     everywhere(make_world, scene, after=one_won)
 
 
-def test_two_replace_one_stale_marker_and_a_third_stays(make_world: Callable[..., World]) -> None:
+def test_two_replace_one_stale_marker_and_a_third_stays(make_world: Worlds) -> None:
     """A is about to remove a stale marker; meanwhile B removes it, puts its own, and its event is even settled and
     the key taken by C: A must not remove C's."""
 
@@ -248,7 +248,7 @@ def test_two_replace_one_stale_marker_and_a_third_stays(make_world: Callable[...
     everywhere(make_world, scene)
 
 
-def test_a_settle_frees_the_key_while_it_is_put(make_world: Callable[..., World]) -> None:
+def test_a_settle_frees_the_key_while_it_is_put(make_world: Worlds) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         world.put_key("a", "key", worker=world.b)
         (claimed,) = world.claim(worker=world.b)
@@ -264,7 +264,7 @@ OUTCOMES: list[Outcome] = [Completed(), Completed(b"1"), Released(), Retried(1.0
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
-def test_cancel_comes_at_any_point_of_a_settle(make_world: Callable[..., World], outcome: Outcome) -> None:
+def test_cancel_comes_at_any_point_of_a_settle(make_world: Worlds, outcome: Outcome) -> None:
     """It finds the event where it is, or is too late; it never makes a second one of it."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -292,7 +292,7 @@ def test_cancel_comes_at_any_point_of_a_settle(make_world: Callable[..., World],
     everywhere(make_world, scene)
 
 
-def test_claim_comes_at_any_point_of_a_cancel(make_world: Callable[..., World]) -> None:
+def test_claim_comes_at_any_point_of_a_cancel(make_world: Worlds) -> None:
     """Either it is cancelled, or it runs."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -315,7 +315,7 @@ def test_claim_comes_at_any_point_of_a_cancel(make_world: Callable[..., World]) 
     everywhere(make_world, scene)
 
 
-def test_requeue_comes_at_any_point_of_another_requeue(make_world: Callable[..., World]) -> None:
+def test_requeue_comes_at_any_point_of_another_requeue(make_world: Worlds) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         world.put("a")
         world.settle(world.claim()[0], Rejected())
@@ -326,7 +326,7 @@ def test_requeue_comes_at_any_point_of_another_requeue(make_world: Callable[...,
     everywhere(make_world, scene)
 
 
-def test_requeue_comes_at_any_point_of_a_release(make_world: Callable[..., World]) -> None:
+def test_requeue_comes_at_any_point_of_a_release(make_world: Worlds) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         world.put("a")
         claimed = world.claim()[0]
@@ -337,7 +337,7 @@ def test_requeue_comes_at_any_point_of_a_release(make_world: Callable[..., World
     everywhere(make_world, scene)
 
 
-def test_a_starving_worker_is_fed_at_any_point_of_a_start(make_world: Callable[..., World]) -> None:
+def test_a_starving_worker_is_fed_at_any_point_of_a_start(make_world: Worlds) -> None:
     """`share` gives half away between any two calls of a claim that starts what is left."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -354,7 +354,7 @@ def test_a_starving_worker_is_fed_at_any_point_of_a_start(make_world: Callable[.
     everywhere(make_world, scene, after=fold)
 
 
-def test_retention_comes_at_any_point_of_a_get(make_world: Callable[..., World]) -> None:
+def test_retention_comes_at_any_point_of_a_get(make_world: Worlds) -> None:
     """A reader finds a record or none; never half of one, and no error."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -373,7 +373,7 @@ def test_retention_comes_at_any_point_of_a_get(make_world: Callable[..., World])
     everywhere(make_world, scene, after=lambda world: world.b.prune("q"))
 
 
-def test_a_queue_is_dropped_at_any_point_of_a_put(make_world: Callable[..., World]) -> None:
+def test_a_queue_is_dropped_at_any_point_of_a_put(make_world: Worlds) -> None:
     """The put makes the queue again, or its event went with the queue; it never fails in between for good."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -405,7 +405,7 @@ def test_a_queue_is_dropped_at_any_point_of_a_put(make_world: Callable[..., Worl
 # ---------------------------------------------------------------------------- leases
 
 
-def test_a_late_settle_overwrites_nothing(make_world: Callable[..., World]) -> None:
+def test_a_late_settle_overwrites_nothing(make_world: Worlds) -> None:
     """A lease passes at any point of a settle: the late worker's record stands, or it learns that its claim is lost."""
     for outcome in OUTCOMES:
 
@@ -465,7 +465,7 @@ def test_a_worker_that_lost_a_file_lets_go_of_all_its_events(world: World) -> No
 # ---------------------------------------------------------------------------- rooms
 
 
-def test_a_room_is_made_beside_somebody_who_looks_for_the_dead(make_world: Callable[..., World]) -> None:
+def test_a_room_is_made_beside_somebody_who_looks_for_the_dead(make_world: Worlds) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         world.put("first")
         other = world.b
@@ -479,7 +479,7 @@ def test_a_room_is_made_beside_somebody_who_looks_for_the_dead(make_world: Calla
     everywhere(make_world, scene)
 
 
-def test_two_look_after_one_dead_room(make_world: Callable[..., World]) -> None:
+def test_two_look_after_one_dead_room(make_world: Worlds) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         world.put(*"abc")
         first = world.claim(2)[0]
@@ -495,7 +495,7 @@ def test_two_look_after_one_dead_room(make_world: Callable[..., World]) -> None:
     everywhere(make_world, scene)
 
 
-def test_a_room_is_left_beside_somebody_who_looks_for_the_dead(make_world: Callable[..., World]) -> None:
+def test_a_room_is_left_beside_somebody_who_looks_for_the_dead(make_world: Worlds) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         world.put(*"abc", worker=world.b)
         world.claim(worker=world.b)
@@ -510,7 +510,7 @@ def test_a_room_is_left_beside_somebody_who_looks_for_the_dead(make_world: Calla
     everywhere(make_world, scene)
 
 
-def test_two_make_one_store(make_world: Callable[..., World]) -> None:
+def test_two_make_one_store(make_world: Worlds) -> None:
     """What the faster maker decided about durability holds for both."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:

@@ -10,7 +10,7 @@ import pytest
 from eventq.model import Cancel, Claimed, Completed, Outcome, Rejected, Released, State
 from eventq.storage.base import LOOK_INTERVAL
 from faults.test_interleavings import everywhere
-from faults.world import DELIVERED, NOWHERE, World, payload_of
+from faults.world import DELIVERED, NOWHERE, World, Worlds, payload_of
 
 ONE = {"c": 1}
 
@@ -30,7 +30,7 @@ def comes_without_a_look(world: World, *payloads: str) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Completed(), Released(), Rejected()], ids=["completed", "released", "rejected"])
-def test_a_place_is_freed_at_any_point_of_a_block(make_world: Callable[..., World], outcome: Outcome) -> None:
+def test_a_place_is_freed_at_any_point_of_a_block(make_world: Worlds, outcome: Outcome) -> None:
     """Between the place that is not there and the rename into `blocked/`, too: who freed it found nobody waiting."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -47,7 +47,7 @@ def test_a_place_is_freed_at_any_point_of_a_block(make_world: Callable[..., Worl
     everywhere(make_world, scene, after=after)
 
 
-def test_another_needs_the_place_at_any_point_of_a_failed_start(make_world: Callable[..., World]) -> None:
+def test_another_needs_the_place_at_any_point_of_a_failed_start(make_world: Worlds) -> None:
     """An event takes one place, finds no other and gives the first back; who wanted that meanwhile must not wait."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -65,7 +65,7 @@ def test_another_needs_the_place_at_any_point_of_a_failed_start(make_world: Call
     everywhere(make_world, scene, after=after)
 
 
-def test_an_event_is_blocked_at_any_point_of_a_settle(make_world: Callable[..., World]) -> None:
+def test_an_event_is_blocked_at_any_point_of_a_settle(make_world: Worlds) -> None:
     """The other way round: the folder comes, or goes, while whoever frees the place looks at it."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -80,7 +80,7 @@ def test_an_event_is_blocked_at_any_point_of_a_settle(make_world: Callable[..., 
     everywhere(make_world, scene, after=lambda world: comes_without_a_look(world, "a", "b"))
 
 
-def test_a_sweep_comes_at_any_point_of_a_block(make_world: Callable[..., World]) -> None:
+def test_a_sweep_comes_at_any_point_of_a_block(make_world: Worlds) -> None:
     """It removes empty folders, and brings the expired back."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -101,7 +101,7 @@ def test_a_sweep_comes_at_any_point_of_a_block(make_world: Callable[..., World])
     everywhere(make_world, scene)
 
 
-def test_an_edit_comes_at_any_point_of_coming_back(make_world: Callable[..., World]) -> None:
+def test_an_edit_comes_at_any_point_of_coming_back(make_world: Worlds) -> None:
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
         claimed = held_by_b(world)
         world.clock.advance(1.0)
@@ -114,7 +114,7 @@ def test_an_edit_comes_at_any_point_of_coming_back(make_world: Callable[..., Wor
     everywhere(make_world, scene)
 
 
-def test_a_queue_is_dropped_at_any_point_of_coming_back(make_world: Callable[..., World]) -> None:
+def test_a_queue_is_dropped_at_any_point_of_coming_back(make_world: Worlds) -> None:
     """What comes back to a dropped queue does not make it again."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -132,7 +132,7 @@ def test_a_queue_is_dropped_at_any_point_of_coming_back(make_world: Callable[...
     everywhere(make_world, scene)
 
 
-def test_places_of_a_queue_are_taken_at_any_point_of_a_claim(make_world: Callable[..., World]) -> None:
+def test_places_of_a_queue_are_taken_at_any_point_of_a_claim(make_world: Worlds) -> None:
     """Two claim from a queue that runs one: never both."""
 
     def scene(world: World) -> tuple[Callable[[], object], Callable[[], object]]:

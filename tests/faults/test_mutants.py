@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from eventq.errors import EventqError
+from eventq.storage.file.rates import Share, rate_key
 from faults import test_interleavings as races
+from faults import test_interleavings_rates as rate_races
 from faults.disk import FaultyDisk
 from faults.mutants import LOCKS, SYNCS, Mutant, sites
 from faults.test_power_cuts import (
@@ -29,7 +31,7 @@ from faults.test_power_cuts import (
     put_many,
     take_name,
 )
-from faults.world import World, fast_folder, still_maintenance
+from faults.world import Worlds, fast_folder, still_maintenance
 
 CAUGHT_BY_POWER_CUTS: dict[str, tuple[Operation, ...]] = {
     "drafts._fill:sync": (put,),
@@ -61,22 +63,22 @@ NOT_MISSED = {
 """Why nothing that was promised is lost without this `fsync`."""
 
 
-def raced(name: str, *args: object) -> Callable[[Callable[..., World]], None]:
+def raced(name: str, *args: object) -> Callable[[Worlds], None]:
     """A test of `test_interleavings`, by its name and arguments."""
 
-    def run(make_world: Callable[..., World]) -> None:
+    def run(make_world: Worlds) -> None:
         getattr(races, name)(make_world, *args)
 
     return run
 
 
-def two_hold_one_slot(make_world: Callable[..., World]) -> None:
+def two_hold_one_slot(make_world: Worlds) -> None:
     world = make_world()
     assert world.a.take_slot("slot") is not None
     assert world.b.take_slot("slot") is None
 
 
-def the_living_are_buried(make_world: Callable[..., World]) -> None:
+def the_living_are_buried(make_world: Worlds) -> None:
     world = make_world()
     world.put("a")
     claimed = world.claim()[0]
@@ -86,7 +88,7 @@ def the_living_are_buried(make_world: Callable[..., World]) -> None:
     world.settle(claimed)
 
 
-def a_stopped_producers_file_is_read(make_world: Callable[..., World]) -> None:
+def a_stopped_producers_file_is_read(make_world: Worlds) -> None:
     """It is set aside at the first try and at each later one; it is free only when its lock is."""
     world = make_world()
     world.put("a", worker=world.b)
@@ -99,11 +101,11 @@ def a_stopped_producers_file_is_read(make_world: Callable[..., World]) -> None:
     assert world.claim() == []
 
 
-def an_edit_waits_for_no_lock(make_world: Callable[..., World]) -> None:
+def an_edit_waits_for_no_lock(make_world: Worlds) -> None:
     races.test_a_locked_file_is_no_error_and_comes_later(make_world())
 
 
-def two_requeues_at_once(make_world: Callable[..., World]) -> None:
+def two_requeues_at_once(make_world: Worlds) -> None:
     """The record of one and the rename of the other exclude each other by the file's lock."""
     world = make_world()
     world.put("a")
@@ -114,7 +116,17 @@ def two_requeues_at_once(make_world: Callable[..., World]) -> None:
     assert world.a.edit("q", [world.ledger.ids["a"]], races.Requeue()) == ["too late"]
 
 
-CAUGHT_BY_RACES: dict[str, Callable[[Callable[..., World]], None]] = {
+def a_stopped_process_has_a_log(make_world: Worlds) -> None:
+    """Whoever brings back who waits for a rate must see what whoever starts them sees, or they would go round."""
+    world = make_world()
+    world.put("a", rates={"r": (2, 5.0)})
+    world.claim()
+    fd = world.disk.pass_on("open_file", (f"{world.root}/rates/{rate_key('r')}",))
+    assert world.disk.real["try_lock"](fd)
+    assert world.a.places._rates.room(rate_key("r"), Share(2, 5.0))[0] == 0
+
+
+CAUGHT_BY_RACES: dict[str, Callable[[Worlds], None]] = {
     "edits._revive:lock_soon": two_requeues_at_once,
     "edits._take:lock_soon": an_edit_waits_for_no_lock,
     "feed._read:lock_soon": a_stopped_producers_file_is_read,
@@ -124,6 +136,9 @@ CAUGHT_BY_RACES: dict[str, Callable[[Callable[..., World]], None]] = {
     "names._take:try_hold": two_hold_one_slot,
     "presence._make_room:try_hold": the_living_are_buried,
     "presence.take_dead_room:try_hold": the_living_are_buried,
+    "rates._judge:try_lock": lambda make_world: rate_races.prune_during_a_start(make_world, "claim"),
+    "rates._lock:lock_soon": rate_races.test_two_start_at_once_and_one_waits,
+    "rates.room:lock_soon": a_stopped_process_has_a_log,
     "producer._append:try_lock": raced("test_a_claimer_comes_at_any_point_of_an_append", races.claim_and_settle, True),
 }
 """Without this lock, this race is lost."""
@@ -163,12 +178,7 @@ def test_no_lock_can_go(folder: Path, name: str) -> None:
 
     def run(within: Path, change: Callable[[pytest.MonkeyPatch], None] = lambda _: None) -> None:
         disk = FaultyDisk()
-        worlds: list[World] = []
-
-        def make(sync: bool = True) -> World:
-            worlds.append(World(within / str(len(worlds)), disk, sync))
-            return worlds[-1]
-
+        make = Worlds(within, disk)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("eventq.storage.file.disk.LOCK_TRIES", 1)
             patch.setattr("eventq.storage.file.keys.REPLACE_TRIES", 2)
@@ -178,8 +188,7 @@ def test_no_lock_can_go(folder: Path, name: str) -> None:
                 CAUGHT_BY_RACES[name](make)
             finally:
                 disk.disarm()
-                for world in worlds:
-                    world.kill_all()
+                make.kill_all()
 
     run(folder / "whole")
     with pytest.raises((AssertionError, EventqError, pytest.fail.Exception)):

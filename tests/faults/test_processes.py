@@ -200,7 +200,7 @@ def torture(crew: Crew, kills: int, seed: int, sync: bool) -> None:
     assert len(delivered) > 100, "the attack was over before anything was done"
 
 
-@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("sync", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_kills_at_random_lose_nothing(crew: Crew, sync: bool) -> None:
     torture(crew, 6, seed=1, sync=sync)
 
@@ -241,15 +241,17 @@ def test_a_killed_workers_places_are_free_within_a_second(crew: Crew) -> None:
         assert len(wait_until(lambda: store.recover() and [*store.claim("q"), *store.claim("other")])) == 1
 
 
-def test_one_at_a_time_is_one_at_a_time(crew: Crew) -> None:
+@pytest.mark.parametrize("count", [40, pytest.param(100, marks=pytest.mark.exhaustive)])
+def test_one_at_a_time_is_one_at_a_time(crew: Crew, count: int) -> None:
     """Each process fails if it finds another at work."""
+    events = [f"e{number}" for number in range(count)]
     with FileStorage(crew.store, sync=False) as store:
-        for number in range(100):
-            put(store, f"e{number}", limits={"c": 1, "d": 2})
+        for event in events:
+            put(store, event, limits={"c": 1, "d": 2})
     names = [crew.start("exclusive") for _ in range(4)]
     for name in names:
         assert crew.join(name) == 0
-    assert total_queue(crew, [f"e{number}" for number in range(100)]) == Counter(f"e{number}" for number in range(100))
+    assert total_queue(crew, events) == Counter(events)
     check_litter(crew.store)
     check_fsck(crew.store)
 

@@ -222,6 +222,24 @@ class World:
             self.ledger.allow(payload, fate)
 
 
+class Worlds:
+    """Makes stores, one after another; `stride`: of so many points where two parties may meet, they meet in one."""
+
+    def __init__(self, folder: Path, disk: FaultyDisk, stride: int = 1) -> None:
+        self.stride = stride
+        self._folder = folder
+        self._disk = disk
+        self._made: list[World] = []
+
+    def __call__(self, sync: bool = True) -> World:
+        self._made.append(World(self._folder / str(len(self._made)), self._disk, sync))
+        return self._made[-1]
+
+    def kill_all(self) -> None:
+        for world in self._made:
+            world.kill_all()
+
+
 def payload_of(claimed: Claimed) -> str:
     payload: str = msgspec.json.decode(claimed.payload)
     return payload

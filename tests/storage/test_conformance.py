@@ -52,6 +52,15 @@ class TestFile(StorageConformance):
         return FileStorage.abandon
 
 
+@pytest.mark.exhaustive
+class TestDurableFile(TestFile):
+    """As most users have it: on a disk, and synced."""
+
+    @pytest.fixture
+    def open_worker(self, clock: FakeClock, tmp_path: Path) -> Callable[[], Storage]:
+        return lambda: FileStorage(tmp_path / "store", clock=clock)
+
+
 def test_eventq_testing_needs_neither_pytest_nor_hypothesis() -> None:
     code = "import eventq.testing, sys; print({'pytest', 'hypothesis'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

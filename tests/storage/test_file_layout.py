@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventq.errors import ConfigError
@@ -75,7 +75,6 @@ def test_impossible_queue_names(name: object) -> None:
         encode_queue(name)  # type: ignore[arg-type]
 
 
-@settings(max_examples=25)
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_digests_of_any_text(one: str, other: str) -> None:
     assert len(digest(one)) == 64

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from eventq.errors import StorageError
-from eventq.storage.file import disk, presence
+from eventq.model import PutOptions, Worker
+from eventq.storage.file import FileStorage, disk, fsck, presence
 from eventq.storage.file.presence import INNER, Room, join, remove_room, take_dead_room
 
 if TYPE_CHECKING:
@@ -227,3 +229,56 @@ def test_on_a_full_disk_space_is_made_and_else_it_says_why(workers: str, monkeyp
     room = join(workers, False, 1.0, lambda: not asked.append(1))
     assert os.listdir(workers) == [room.worker]
     room.leave()
+
+
+# ---------------------------------------------------------------- introductions
+
+
+def test_a_forked_child_introduces_itself_as_its_parent_did(tmp_path: Path) -> None:
+    with FileStorage(tmp_path / "store", sync=False) as storage:
+        storage.introduce(["q"], ["t"])
+        mine, reader, writer = storage.worker, *os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                storage.put("q", [b"1"], PutOptions())
+                found = [worker for worker in storage.workers() if worker.id == storage.worker]
+                os.write(writer, msgspec.json.encode(found))
+                storage.close()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            (told,) = msgspec.json.decode(pipe.read(), type=list[Worker])
+        assert told.id != mine
+        assert (told.pid, told.serves, told.tasks) == (child, ("q",), ("t",))
+        assert [worker.id for worker in storage.workers()] == [mine]
+
+
+def test_an_introduction_replaces_the_file_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from a longer recycled file; and one that fails leaves what was said before, and no draft."""
+    with FileStorage(tmp_path / "store", sync=False) as storage:
+        storage.introduce(["q" * 50] * 9, [])
+        storage.introduce(["q"], ["t"])
+        assert fsck.check(storage.root) == []
+
+        def fail(source: str, target: str) -> None:
+            raise OSError(errno.EIO, "no", target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "rename", fail)
+            with pytest.raises(StorageError):
+                storage.introduce(["other"], [])
+        (worker,) = storage.workers()
+        assert (worker.serves, worker.tasks, worker.pid) == (("q",), ("t",), os.getpid())
+        assert disk.listdir(f"{storage.root}/workers/{worker.id}/drafts") == []
+
+
+def test_a_room_whose_info_cannot_be_read_is_a_workers_all_the_same(tmp_path: Path) -> None:
+    with FileStorage(tmp_path / "store", sync=False) as storage:
+        Path(storage.root, "workers", storage.worker, "info.json").write_text("{")
+        (worker,) = storage.workers()
+        assert (worker.id, worker.pid, worker.serves) == (storage.worker, 0, ())
+        storage.introduce(["q"], [])
+        assert storage.workers()[0].pid == os.getpid()

@@ -101,23 +101,24 @@ def test_counting_takes_a_small_share_of_the_time(
 ) -> None:
     """It lists all that is kept, which may be two weeks' worth: not at every step."""
     paths = dead_letters(tmp_path, clock, 5, spread=70.0)
-    time = [100.0]
-    monkeypatch.setattr(retention, "perf_counter", lambda: time[0])
+    clock.advance(100.0)
+    monkeypatch.setattr(retention, "perf_counter", clock.monotonic)
     real = disk.listdir
 
     def slow(path: str) -> list[str]:
-        time[0] += 0.1
+        clock.advance(0.1)
         return real(path)
 
     monkeypatch.setattr(disk, "listdir", slow)
-    pruner = Pruner(paths)
-    pruner.step(Settings(), clock.now())
-    first = time[0] - 100.0
+    pruner = Pruner(paths, clock)
+    now, began = clock.now(), clock.monotonic()
+    pruner.step(Settings(), now)
+    first = clock.monotonic() - began
     rounds = 20
     for _ in range(rounds):
-        time[0] += retention.PAUSE
-        pruner.step(Settings(), clock.now())
-    later = time[0] - 100.0 - first - rounds * retention.PAUSE
+        clock.advance(retention.PAUSE)
+        pruner.step(Settings(), now)
+    later = clock.monotonic() - began - first - rounds * retention.PAUSE
     assert later < rounds * first / 2
 
 

@@ -273,6 +273,7 @@ def test_retention_is_exact(store: MemoryStorage, clock: FakeClock) -> None:
 # ---------------------------------------------------------------- cost
 
 
+@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     "step",
     [
@@ -284,7 +285,9 @@ def test_retention_is_exact(store: MemoryStorage, clock: FakeClock) -> None:
         lambda store, claimed: store.settle(claimed, Rejected()) or store.edit("q", [claimed.id], Delete()),
     ],
 )  # fmt: skip
-def test_memory_does_not_grow_with_history(store: MemoryStorage, clock: FakeClock, step: Callable[..., Any]) -> None:
+def test_memory_does_not_grow_with_history(
+    store: MemoryStorage, clock: FakeClock, step: Callable[..., Any], count: int
+) -> None:
     store.configure("q", {"keep": 1.0, "keep_dead": 1.0})
 
     def live(count: int) -> None:
@@ -294,16 +297,16 @@ def test_memory_does_not_grow_with_history(store: MemoryStorage, clock: FakeCloc
             step(store, store.claim("q")[0])
             clock.advance(0.1)
 
-    live(300)
+    live(100)
     tracemalloc.start()
     try:
         live(100)
         before = tracemalloc.get_traced_memory()[0]
-        live(1000)
+        live(count)
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown < 100_000, f"{grown} bytes more after 1,000 events"
+    assert grown < 100 * count, f"{grown} bytes more after {count} events"
 
 
 def test_cancelled_events_leave_no_trace_in_a_queue_that_nobody_claims_from(store: MemoryStorage) -> None:

@@ -60,8 +60,8 @@ def test_the_names_that_are_shown_are_legal() -> None:
     assert (decode_queue(queue), encode_queue(plain), encode_queue(name)) == (queue, encoded, dotted)
     legal = {
         "<priority>": PRIORITY, "<worker>": fsck.WORKER, "<stem>": fsck.STEM, "<id>": ID_PATTERN, "<file>": EVENT_FILE,
-        "<due>": re.compile(r"[0-9a-f]{16}\Z"), "<bucket>": BUCKET, "<places>": re.compile(r"\d{1,5}\Z"),
-        "<until>": re.compile(r"[0-9a-f]{16}\Z"),
+        "<due>": re.compile(r"[0-9a-f]{16}\Z"), "<bucket>": BUCKET,
+        "<places>": re.compile(r"\d{1,5}(-[0-9a-f]{1,16})?\Z"), "<until>": re.compile(r"[0-9a-f]{16}\Z"),
     }  # fmt: skip
     assert shown.keys() == legal.keys()
     for part, examples in shown.items():

@@ -502,7 +502,7 @@ class FileAndMemory(TwoWorlds):
 
 
 def test_file_and_memory_tell_the_same_story() -> None:
-    run_state_machine_as_test(FileAndMemory, settings=settings(max_examples=8, stateful_step_count=40))
+    run_state_machine_as_test(FileAndMemory, settings=settings(max_examples=5, stateful_step_count=40))
 
 
 @pytest.mark.exhaustive

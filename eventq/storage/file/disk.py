@@ -22,6 +22,7 @@ from eventq.clock import sleep
 if sys.platform != "win32":  # where FileStorage refuses to open, with the reason
     import fcntl
 
+    _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
     pread: Callable[[int, int, int], bytes] = os.pread
     pwrite: Callable[[int, bytes, int], int] = os.pwrite
     truncate: Callable[[int, int], None] = os.ftruncate
@@ -135,7 +136,7 @@ def sync_folder(path: str) -> None:
 def try_lock(fd: int) -> bool:
     """Take the append lock of an event file, without waiting."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, _EXCLUSIVE)
     except BlockingIOError:
         return False
     return True

@@ -13,16 +13,17 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from eventq.errors import StorageError
-from eventq.ids import is_event_id, nanoseconds_of, stem_of
+from eventq.ids import index_of, is_event_id, nanoseconds_of, stem_of
 from eventq.model import Cancel, Delete, Edit, Failure, Move, PutOptions, Record, Requeue, State
 from eventq.storage.file import disk, line
 from eventq.storage.file.drafts import make_folder, rename_into
 from eventq.storage.file.feed import MAX_FILE_BYTES
 from eventq.storage.file.held import GONE, WAITING, Entry, Held, Holder
+from eventq.storage.file.kept import keep_of_values
 from eventq.storage.file.keys import release_key
-from eventq.storage.file.layout import QueuePaths, bucket_of, came_back
+from eventq.storage.file.layout import QueuePaths, came_back
 from eventq.storage.file.line import RecordLine
-from eventq.storage.file.notes import move_notes
+from eventq.storage.file.notes import move_notes, remove_notes
 from eventq.storage.file.reading import Found, Reader
 from eventq.storage.file.wake import wake
 
@@ -146,7 +147,8 @@ class Editor:
             if entry.past is not None:
                 entry.past.crash()
         held.open = len(held.entries)
-        held.keep = folded.has_values()
+        if folded.has_values():
+            held.keep = keep_of_values(folded, self._holder.settings_of(found.queue).keep)
         self._holder.files.add(held)
         return held
 
@@ -197,15 +199,30 @@ class Editor:
     def _requeue(self, found: Found, record: Record) -> str | None:
         """Make an event ready again; a completed one is put anew."""
         if record.state is State.COMPLETED:
-            options = PutOptions(
-                codec=record.codec, priority=record.priority, headers=record.headers, limits=record.limits
-            )
-            return self._put(found.queue, record.payload, options)
+            return self._replay(found, record)
         if record.state is State.DELAYED:
             return self._hasten(found, record)
         if record.state in (State.READY, State.CLAIMED) or found.state is State.COMPLETED:
             return TOO_LATE
         return self._revive(found, record)
+
+    def _replay(self, found: Found, record: Record) -> str | None:
+        """Put a completed event anew, with all that it was put with but its key and its times."""
+        try:
+            data = disk.read_file(found.path, MAX_FILE_BYTES)
+        except FileNotFoundError:
+            return None
+        folded = line.fold(line.lines_of(data, record.id), stem_of(record.id))
+        index = index_of(record.id)
+        if index not in folded.lines:
+            return None
+        event = folded.event(index)
+        options = PutOptions(
+            codec=record.codec, priority=record.priority, headers=record.headers, limits=record.limits,
+            rates=record.rates, max_attempts=event.max_attempts, max_crashes=event.max_crashes,
+            keep=folded.past(index).keep,
+        )  # fmt: skip
+        return self._put(found.queue, record.payload, options)
 
     def _hasten(self, found: Found, record: Record) -> str | None:
         """A delayed event is due now, at the end of what is ready, as if new. Others in its file stay delayed."""
@@ -268,11 +285,8 @@ class Editor:
         elif found.worker is not None or found.state is State.READY:
             return TOO_LATE
         disk.unlink_if_any(found.path)
-        self.remove_notes(found.queue, record.id)
+        remove_notes(self._queue(found.queue), record.id)
         return "deleted"
-
-    def remove_notes(self, queue: str, id: str) -> None:
-        disk.unlink_if_any(f"{self._queue(queue).notes}{bucket_of(id)}/{id}")
 
     # ------------------------------------------------------------------ requests
 

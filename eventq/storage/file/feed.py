@@ -22,18 +22,12 @@ from eventq.storage.base import LOOK_INTERVAL
 from eventq.storage.file import disk, line
 from eventq.storage.file.adopt import Adoption, adopt, claim_foreign
 from eventq.storage.file.corrupt import set_aside, set_lines_aside
+from eventq.storage.file.due import find_due
 from eventq.storage.file.gate import Gate
-from eventq.storage.file.held import GONE, Entry, Held, Holder
+from eventq.storage.file.held import GONE, WAITING, Entry, Held, Holder
+from eventq.storage.file.kept import keep_of_values
 from eventq.storage.file.keys import release_key
-from eventq.storage.file.layout import (
-    BUCKET,
-    DELAYED_FILE,
-    EVENT_FILE,
-    PRIORITY,
-    QueuePaths,
-    bucket_of,
-    due_digits,
-)
+from eventq.storage.file.layout import DELAYED_FILE, EVENT_FILE, PRIORITY, QueuePaths, due_digits
 from eventq.storage.file.line import EventLine, RecordLine
 from eventq.storage.file.listing import Listing
 from eventq.storage.file.places import Place
@@ -78,6 +72,8 @@ class Feed:
 
     def claim(self, limit: int) -> list[Claimed]:
         """Start up to `limit` events; see `Storage.claim`."""
+        if limit == 1 and (plain := self._claim_plain()) is not None:
+            return [plain]
         started: list[Claimed] = []
         try:
             while len(started) < limit and (claimed := self._claim_one()) is not None:
@@ -99,6 +95,16 @@ class Feed:
         self._gate.close()
         if any(self._list(listing.folder) for listing in self._ready_listings()):
             wake(self.paths.wake)
+
+    def _claim_plain(self) -> Claimed | None:
+        """The next event if it is at hand, its payload is all that is to be known of it, and nothing is to be looked at
+        or asked before: so it is with most, and this is all that they need of `_claim_one`."""
+        if self._gated or not self._buffer or perf_counter() >= self._look_at:
+            return None
+        entry = self._buffer[-1]
+        if entry.plain is None or entry.state != WAITING or self._holder.suspect is not None:
+            return None
+        return self._start_plain(entry, entry.plain)
 
     def _claim_one(self) -> Claimed | None:
         holder = self._holder
@@ -156,20 +162,22 @@ class Feed:
 
     def _start_plain(self, entry: Entry, payload: bytes) -> Claimed:
         """Start an event of which its id and payload are all that there is."""
-        held = entry.held
         self._holder.start(entry)
         self._buffer.pop()
-        id = f"{held.stem}.{entry.index:05x}"
-        entry.claimed = claimed = Claimed(id, held.paths.name, payload, "json", {}, 0, 0, 0, None, None, entry)
+        entry.claimed = claimed = Claimed(
+            line.id_in(entry.head), self.paths.name, payload, "json", {}, 0, 0, 0, None, None, entry
+        )
         return claimed
 
     def _start(self, entry: Entry, event: EventLine, crashes: int, places: list[Place]) -> Claimed:
         try:
             self._holder.start(entry)
         except BaseException:
-            self._holder.places.free(places)
+            self._holder.places.give_up(places)
             raise
         entry.places = places
+        if event.rates:
+            self._holder.places.started(event.rates, entry.started)
         self._buffer.pop()
         payload = bytes(event.payload) if event.data is None else line.payload_of(event)
         failures = event.failures if entry.past is None else entry.past.failures
@@ -284,40 +292,13 @@ class Feed:
         return names
 
     def _look_at_due(self) -> None:
-        """Take up events whose time has come; only buckets that are due are opened."""
+        """Take up events whose time has come."""
         now = due_digits(self._holder.clock.now())
         if self.next_due is not None and self.next_due > int(now, 16) / 1e9 and perf_counter() < self._fresh_until:
             return
-        self.next_due = None
-        due: dict[tuple[int, str], list[str]] = {}
-        for bucket in disk.list_if_any(self.paths.delayed):
-            if not BUCKET.match(bucket):
-                continue
-            if bucket > bucket_of(now):
-                self.next_due = int(bucket + "0" * (16 - len(bucket)), 16) / 1e9
-                break
-            folder = f"{self.paths.delayed}{bucket}/"
-            names = disk.list_if_any(folder)
-            if not names and bucket < bucket_of(now):
-                self._remove_bucket(folder)
-            for name in names:
-                match = DELAYED_FILE.match(name)
-                if match is None or name in self._passed_over:
-                    continue
-                if match[1] > now:
-                    self.next_due = int(match[1], 16) / 1e9
-                    break
-                due.setdefault((int(match[2]), folder), []).append(name)
-            if self.next_due is not None:
-                break
-        for (priority, folder), names in sorted(due.items(), reverse=True):
-            self._push(Listing(priority, folder, names[::-1]))
-
-    def _remove_bucket(self, folder: str) -> None:
-        try:
-            disk.rmdir(folder)
-        except OSError:
-            return  # a retry came in meanwhile
+        listings, self.next_due = find_due(self.paths, now, self._passed_over)
+        for listing in listings:
+            self._push(listing)
 
     # ------------------------------------------------------------------ fetching
 
@@ -359,8 +340,8 @@ class Feed:
     def hint(self, priority: int, name: str) -> None:
         """This process has just put a file: no need to list the folder to find it. Called without the claims lock,
         so it only appends, and a hint that is lost in between is found by the next listing."""
-        if (match := DELAYED_FILE.match(name)) is not None:
-            due = int(match[1], 16) / 1e9
+        if "~" in name:  # a due time stands before it
+            due = int(name[:16], 16) / 1e9
             self.next_due = due if self.next_due is None else min(due, self.next_due)
             return
         if len(self._hints) < MAX_HINTS:
@@ -410,10 +391,11 @@ class Feed:
 
     def _take(self, priority: int, folder: str, filename: str) -> bool:
         name = filename
-        if (match := DELAYED_FILE.match(filename)) is not None:
+        if EVENT_FILE.match(filename) is None:
+            match = DELAYED_FILE.match(filename)
+            if match is None:
+                return self._take_foreign(priority, folder, filename)
             name = match[3]
-        elif EVENT_FILE.match(filename) is None:
-            return self._take_foreign(priority, folder, filename)
         path = self._holder.room.claims + self.paths.claim_name(priority, name)
         try:
             disk.rename(folder + filename, path)
@@ -438,12 +420,12 @@ class Feed:
 
         What cannot be read now stays in `claims/` and is tried again at the next look: it may hold good events.
         """
-        fd = -1
+        fd = self._own_file(name)
+        own = fd >= 0
         try:
-            fd = self._own_file(name)
-            if fd < 0:
+            if not own:
                 fd = disk.open_file(path)
-            held = self._read(fd, path, priority, name, patient)
+            held = self._read(fd, path, priority, name, patient, own)
         except FileNotFoundError:
             return False
         except OSError:
@@ -459,23 +441,25 @@ class Feed:
             return False
         return self._line_up(held)
 
-    def _read(self, fd: int, path: str, priority: int, name: str, patient: bool) -> Held | None:
-        """A claimed file's content, under its lock: what a producer began to append before our rename is in it."""
-        size = disk.fstat(fd).st_size
-        if size > MAX_FILE_BYTES:
-            set_aside(self._holder.root, path, "is too large")
-            return None
-        if not (disk.lock_soon(fd) if patient else disk.try_lock(fd)):
+    def _read(self, fd: int, path: str, priority: int, name: str, patient: bool, own: bool) -> Held | None:
+        """A claimed file's content, under its lock: what a producer began to append before our rename is in it. Of our
+        `own` newest file we know that nothing is being appended."""
+        if not own and not (disk.lock_soon(fd) if patient else disk.try_lock(fd)):
             self._aside.append((path, priority, name))  # its producer was stopped within a put: look again later
             return None
         try:
-            data = disk.read_bytes(fd, disk.fstat(fd).st_size)
+            size = disk.fstat(fd).st_size
+            if size > MAX_FILE_BYTES:
+                set_aside(self._holder.root, path, "is too large")
+                return None
+            data = disk.read_bytes(fd, size)
             folded = line.fold(data, name[:38])
             if folded.tail:
                 # torn by a death in the middle of a write: never acknowledged, and in the way of the next record
                 disk.pwrite(fd, b" " * (len(data) - folded.end), folded.end)
         finally:
-            disk.unlock(fd)
+            if not own:
+                disk.unlock(fd)
         if folded.bad:
             set_lines_aside(self._holder.root, name, folded.bad)
         return Held(fd, path, self.paths, priority, name, folded, len(data), self.settings.lease is not None)
@@ -486,18 +470,18 @@ class Feed:
             for other in [other for other in holder.files if other.path == held.path]:
                 holder.lost(other)  # this worker's own, taken over and come back
         indexes = folded.open_indexes()
-        pasts = folded.pasts
+        lines, pasts, plain_payload = folded.lines, folded.pasts, line.plain_payload
         held.open = len(indexes)
         holder.files.add(held)
         mine: list[Entry] = []
         others: list[Entry] = []
         for index in reversed(indexes):
             past = pasts.get(index)
-            if past is not None:
-                past.crash()
-            entry = Entry(held, index, past, line.plain_payload(folded.lines[index]) if past is None else None)
-            skipped = past is not None and holder.room.worker in past.skipped_by
-            (others if skipped else mine).append(entry)
+            if past is None:
+                mine.append(Entry(held, index, None, plain_payload(lines[index])))
+                continue
+            past.crash()
+            (others if holder.room.worker in past.skipped_by else mine).append(Entry(held, index, past))
         held.entries = mine + others
         if pasts:
             self._conclude(held)
@@ -514,7 +498,7 @@ class Feed:
     def _conclude(self, held: Held) -> None:
         """Do what a death left undone between an event's last record and its file's last step."""
         folded = held.folded
-        held.keep = folded.has_values()
+        held.keep = keep_of_values(folded, self.settings.keep)
         for index, past in folded.pasts.items():
             if past.settled is None or folded.is_moved(index):
                 continue

@@ -25,6 +25,7 @@ from eventq.storage.file.edits import Request
 from eventq.storage.file.feed import MAX_FILE_BYTES
 from eventq.storage.file.finding import Finding, Findings, kind_of
 from eventq.storage.file.format import FOLDERS, read_format
+from eventq.storage.file.kept import KEPT
 from eventq.storage.file.keys import MAX_MARKER, Marker
 from eventq.storage.file.layout import (
     BLOCKED_FILE,
@@ -33,6 +34,7 @@ from eventq.storage.file.layout import (
     DELAYED_FILE,
     EVENT_FILE,
     KEYED_DRAFT,
+    NOTES_FILE,
     PRIORITY,
     bucket_of,
     decode_queue,
@@ -42,7 +44,8 @@ from eventq.storage.file.line import Folded, RecordLine
 from eventq.storage.file.names import MAX_NAME_BYTES
 from eventq.storage.file.notes import MAX_NOTES_BYTES
 from eventq.storage.file.places import slot_of
-from eventq.storage.file.presence import INNER, Info
+from eventq.storage.file.presence import INNER, MAX_INFO_BYTES, Info
+from eventq.storage.file.rates import MAX_LOG_BYTES, rate_slot, time_line, time_of
 from eventq.storage.file.recovery import draft_name, keyed_target
 from eventq.storage.file.settings import MAX_SETTINGS_BYTES
 
@@ -61,11 +64,11 @@ SLOT = re.compile(r"[0-9a-f]{64}\.\d+\Z")
 FREE = re.compile(r"[0-9a-f]{17,32}\Z")
 HALF_FORMAT = re.compile(r"\.FORMAT\.[0-9a-f]{12}\Z")
 PASSING_DRAFT = re.compile(
-    r"([0-9a-f]{38}\.marker|settings-[0-9a-f]{38}|request-[0-9a-f]{38}\.[0-9a-f]{5}|name-[0-9a-f]{16})\Z"
+    r"([0-9a-f]{38}\.marker|settings-[0-9a-f]{38}|request-[0-9a-f]{38}\.[0-9a-f]{5}|info|name-[0-9a-f]{16})\Z"
 )
 """Drafts of what holds no event: their worker asks again, or nobody does."""
 TARGET = re.compile(
-    r"queues/[a-z0-9_-]{1,100}/(ready/(0|-?[1-9]\d{0,2})|blocked/[0-9a-f]{64}|(delayed|completed|dead|expired|cancelled)/[0-9a-f]{7})/[^/]+\Z"
+    r"queues/[a-z0-9_-]{1,100}/(ready/(0|-?[1-9]\d{0,2})|blocked/[0-9a-f]{64}|(delayed|completed(~\d+)?|dead|expired|cancelled)/[0-9a-f]{7})/[^/]+\Z"
 )
 
 STEPS = {"started", "released", "skipped", "failed", "settled", "requeued"}
@@ -116,7 +119,7 @@ class Look(Findings):
         """Events whose end is recorded in a file that others keep open."""
         self._markers: list[tuple[str, Marker]] = []
         self._keyed_drafts: set[str] = set()
-        self._notes: list[tuple[str, str]] = []
+        self._notes: set[tuple[str, str]] = set()
 
     def all(self) -> list[Finding]:
         """Everything that one walk finds."""
@@ -132,7 +135,7 @@ class Look(Findings):
         self.is_folder("", disk.stat(self.root))
         places = {
             "queues": self._queues, "workers": self._workers, "free": self._free, "corrupt": self._corrupt,
-            "names": self._names, "slots": self._slots,
+            "names": self._names, "slots": self._slots, "rates": self._rates,
         }  # fmt: skip
         present = set()
         for name, status in self.entries(""):
@@ -181,7 +184,7 @@ class Look(Findings):
             elif name == "settings.json":
                 if self.is_file(path, status):
                     self.json(path, MAX_SETTINGS_BYTES, Settings, "so that the defaults hold")
-            elif name in ("ready", "delayed", "blocked", "keys", "notes") or name in FINAL:
+            elif name in ("ready", "delayed", "blocked", "keys", "notes") or name in FINAL or KEPT.match(name):
                 if self.is_folder(path, status):
                     self._place(name, path)
             else:
@@ -205,7 +208,7 @@ class Look(Findings):
                 elif name == "notes":
                     self._notes_of(f"{path}/{bucket}", bucket)
                 else:
-                    self._ended(f"{path}/{bucket}", bucket, FINAL[name])
+                    self._ended(f"{path}/{bucket}", bucket, FINAL[name.partition("~")[0]])
 
     def _ready(self, folder: str) -> None:
         for name, status in self.entries(folder):
@@ -254,10 +257,11 @@ class Look(Findings):
         folded = line.Folded() if read is None else read[0]
         for index in folded.open_indexes():
             try:
-                limits = folded.event(index).limits or {}
+                event = folded.event(index)
             except msgspec.MsgspecError:
                 continue  # said already
-            if slot not in {digest(slot_of(limit)) for limit in limits}:
+            slots = [*map(slot_of, event.limits or ()), *map(rate_slot, event.rates or ())]
+            if slot not in map(digest, slots):
                 self.error(path, "waits for a place that its event does not need")
 
     # ------------------------------------------------------------------ event files
@@ -398,14 +402,14 @@ class Look(Findings):
     def _notes_of(self, folder: str, bucket: str) -> None:
         for name, status in self.entries(folder):
             path = f"{folder}/{name}"
-            if not ID_PATTERN.match(name):
+            if not NOTES_FILE.match(name):
                 self.stranger(path, name, "notes of an event")
             elif self.is_file(path, status):
                 if bucket_of(name) != bucket:
                     self.error(path, f"is in the wrong bucket; it belongs in {bucket_of(name)}")
                 if status.st_size > 2 * MAX_NOTES_BYTES:
                     self.error(path, f"has {status.st_size} bytes; notes end at {MAX_NOTES_BYTES}")
-                self._notes.append((folder.rpartition("/")[0], name))
+                self._notes.add((folder.rpartition("/")[0], name[:ID_LENGTH]))
 
     # ------------------------------------------------------------------ rooms
 
@@ -447,7 +451,7 @@ class Look(Findings):
             if not alive:
                 self.note(room, f"its worker is dead: {len(claims)} claimed files come back at the next look")
         if "info.json" in inside:
-            self.json(f"{room}/info.json", 1 << 16, Info, "which people read, and nothing else", self.note)
+            self.json(f"{room}/info.json", MAX_INFO_BYTES, Info, "so that it says nothing of its worker", self.note)
         moves = self._claims(room, claims)
         self._drafts(room, drafts, {name for name, _ in claims}, moves, alive)
         self._requests(room, requests)
@@ -551,6 +555,18 @@ class Look(Findings):
                 self.stranger(f"slots/{name}", name, "lock of a slot")
             else:
                 self.is_file(f"slots/{name}", status)
+
+    def _rates(self) -> None:
+        for name, status in self.entries("rates"):
+            path = f"rates/{name}"
+            if not SHA256.match(name):
+                self.stranger(path, name, "log of a rate")
+            elif self.is_file(path, status):
+                times = (self.read(path, MAX_LOG_BYTES) or b"").splitlines(keepends=True)
+                if any(time_line(time_of(time)) != time for time in times):
+                    self.note(path, "has lines that are no times, and count as long ago")
+                elif times[1:] != sorted(times[1:]):
+                    self.note(path, "has times that are not in order, so that some count too long or not at all")
 
     # ------------------------------------------------------------------ how the files agree
 

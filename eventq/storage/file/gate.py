@@ -65,11 +65,15 @@ class Gate:
 
         On a full disk it stays here, and is tried again at the next look: it must not stop those behind it.
         """
-        if not event.limits:
+        if not event.limits and not event.rates:
             return []
-        holder = self._holder
+        holder, held = self._holder, entry.held
         try:
-            found = holder.places.take(event.limits)
+            found: list[Place] | Missing | None = None
+            if event.rates and not held.name.endswith("+"):  # new: those who were here before it come first
+                found = holder.places.ahead(self._paths, event.rates, held.priority, held.name)
+            if found is None:
+                found = holder.places.take(event.limits or {}, event.rates or {})
             if not isinstance(found, Missing):
                 return found
             self._block(entry, event, found)
@@ -93,7 +97,7 @@ class Gate:
             rest = [
                 other
                 for other in reversed(held.entries)
-                if other.state == WAITING and other.plain is None and _limits_of(other) == event.limits
+                if other.state == WAITING and other.plain is None and _needs_of(other) == (event.limits, event.rates)
             ]
             if len(rest) > 1:
                 self._run = None
@@ -111,9 +115,9 @@ class Gate:
         self._kept = [other for other in self._kept if other is not entry]
 
 
-def _limits_of(entry: Entry) -> dict[str, int] | None:
+def _needs_of(entry: Entry) -> tuple[dict[str, int] | None, dict[str, tuple[int, float]] | None] | None:
     """What an event names; None if its line is no event, which whoever would start it says."""
     try:
-        return entry.event().limits
+        return entry.event().limits, entry.event().rates
     except msgspec.MsgspecError:
         return None

@@ -17,6 +17,7 @@ from eventq.ids import Stamps, nanoseconds_of, worker_of
 from eventq.model import Attempt, Claimed, Settings, State
 from eventq.storage.file import disk, line
 from eventq.storage.file.drafts import MAX_RECYCLED_BYTES, Draft, Drafts, rename_into, sync_name
+from eventq.storage.file.kept import kept_folder
 from eventq.storage.file.keys import release_key
 from eventq.storage.file.layout import QueuePaths, bucket_of, came_back
 from eventq.storage.file.line import EventLine, Folded, Past, RecordLine
@@ -33,7 +34,7 @@ class Held:
     """A claimed file."""
 
     __slots__ = (
-        "back", "end", "entries", "fd", "folded", "head", "keep", "leased", "name", "open", "owed", "path", "paths",
+        "back", "end", "entries", "fd", "folded", "keep", "leased", "name", "open", "owed", "path", "paths",
         "pending", "priority", "size", "stem",
     )  # fmt: skip
 
@@ -46,7 +47,6 @@ class Held:
         self.priority: int = priority
         self.name: str = name
         self.stem: str = name[:38]
-        self.head: bytes = line.head_of(self.stem)
         self.folded: Folded = folded
         self.leased: bool = leased
         self.end: int = folded.end
@@ -59,8 +59,8 @@ class Held:
         """Moves whose record is written and whose rename is not done: until then this file is their only proof."""
         self.back: tuple[str, str] | None = None
         """Folder and name to which the file returns once it owes nothing."""
-        self.keep: bool = False
-        """An event here completed with a value: the file goes to `completed/`."""
+        self.keep: float = 0.0
+        """How long the values of events that completed here are kept (see `kept.longer`); 0 if there are none."""
 
 
 class Entry(msgspec.Struct, eq=False):
@@ -72,11 +72,20 @@ class Entry(msgspec.Struct, eq=False):
     plain: bytes | None = None
     """The payload, if nothing else is to be known of the event."""
     state: int = WAITING
+    head: bytes = b""
+    """How every line about it begins, up to the end of its id; written by `begin`."""
     line: EventLine | None = None
     claimed: Claimed | None = None
     started: float = 0.0
     places: list[Place] | None = None
     """What it holds while it runs, if something limits how many do."""
+
+    def begin(self) -> bytes:
+        """Its `head`, to write a line about it."""
+        head = self.head
+        if not head:
+            head = self.head = self.held.folded.lines[self.index][: line.ID_END]
+        return head
 
     def event(self) -> EventLine:
         event = self.line
@@ -122,8 +131,8 @@ class Holder:
         self.places: Places = places
         self._now = clock.now
         self._worker = room.worker.encode()
-        self._at = 0.0
-        self._at_text = b""
+        self._told = self._told_until = 0.0
+        self._started = self._completed = b""
         self.on_load: Callable[[bool], None] = lambda _hoards: None
         """Told of each claimed file, and whether unstarted events wait behind the first."""
         self.settings_of: Callable[[str], Settings] = lambda _queue: Settings()
@@ -138,8 +147,10 @@ class Holder:
 
     def start(self, entry: Entry) -> None:
         """Record that an event is started."""
-        held, now = entry.held, self._now()
-        self.record(held, line.started_line(held.head, entry.index, self._text_of(now), self._worker))
+        now = self._now()
+        if not self._told <= now < self._told_until:
+            self._tell(now)
+        self.record(entry.held, line.seal(entry.begin() + self._started))
         entry.state = STARTED
         entry.started = now
         self.running += 1
@@ -157,12 +168,11 @@ class Holder:
         entry.claimed = None
         self._free_places(entry)
 
-    def _text_of(self, now: float) -> bytes:
-        """A time as records show it, to the millisecond: written once for all that happens within one."""
-        if not self._at <= now < self._at + 0.001:
-            self._at = now
-            self._at_text = b"%.3f" % now
-        return self._at_text
+    def _tell(self, now: float) -> None:
+        """Write down what the records of this millisecond have in common."""
+        self._told, self._told_until = now, now + 0.001
+        at = b"%.3f" % now
+        self._started, self._completed = line.started_step(at, self._worker), line.completed_step(at)
 
     def record(self, held: Held, text: bytes) -> None:
         """Append a record. On a full disk it stays in memory and goes with the next one; the file's last step is a
@@ -254,8 +264,10 @@ class Holder:
 
     def complete(self, entry: Entry) -> None:
         """An event completed without a value."""
-        held = entry.held
-        text = line.completed_line(held.head, entry.index, self._text_of(self._now()))
+        held, now = entry.held, self._now()
+        if not self._told <= now < self._told_until:
+            self._tell(now)
+        text = line.seal((entry.head or entry.begin()) + self._completed)
         if held.open > 1 and (entry.plain is not None or entry.event().key is None):
             self.record(held, text)
             self._leave(entry)
@@ -269,15 +281,16 @@ class Holder:
         be, for its values, or because it is the proof that a key may be freed.
         """
         held = entry.held
-        event = entry.event()
-        if held.open > 1 or held.owed or held.keep:
+        event = None if entry.plain is not None else entry.event()
+        if held.open > 1 or held.owed or held.keep or held.leased or self.drafts.wants(held.end):
             recorded = True
         else:
-            recorded = event.key is not None or held.leased or self.drafts.wants(held.end)
+            recorded = event is not None and event.key is not None
         if recorded:
             self.record(held, text)
         self._leave(entry)
-        self._release_key(held, event, entry.id)
+        if event is not None:
+            self._release_key(held, event, entry.id)
         if not held.open and not held.owed:
             self.finish(held, recorded)
 
@@ -308,7 +321,7 @@ class Holder:
             return
         name = held.name.rstrip("+")
         try:
-            self._rename(held, f"{held.paths.completed}{bucket_of(name)}/", name)
+            self._rename(held, f"{kept_folder(held.paths, held.keep)}{bucket_of(name)}/", name)
         except OSError as error:
             log.warning("%s is completed, and its rename is tried again at the next look: %s", held.path, error)
             return
@@ -418,6 +431,8 @@ class Holder:
         held, event = entry.held, entry.event()
         id = entry.id
         folder = f"{held.paths.final(state)}{bucket_of(id)}/"
+        if state is State.COMPLETED and (keep := event.keep if record.keep is None else record.keep) is not None:
+            folder = f"{kept_folder(held.paths, keep)}{bucket_of(id)}/"
         text = line.record_line(record)
         if state is not State.COMPLETED and self.settings_of(held.paths.name).keep_dead <= 0:
             self.complete(entry)  # nothing is kept, so nothing says how it ended
@@ -438,7 +453,7 @@ class Holder:
             past.settled = None
             body = line.moved_line(event, id, id, past) + line.record_line(
                 RecordLine(id, "settled", record.at, error=record.error, outcome=record.outcome, value=record.value,
-                           codec=record.codec, data=record.data)
+                           codec=record.codec, data=record.data, keep=record.keep)
             )  # fmt: skip
             self.move(held, [entry], folder, id, body, lambda: self._release_key(held, event, id))
         self.announce(id)

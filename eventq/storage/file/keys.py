@@ -21,7 +21,7 @@ from eventq.storage.file.layout import QueuePaths, digest
 
 MAX_MARKER = 64 << 10
 REPLACE_TRIES = 100
-SEARCHES = 3
+SEARCHES = 2
 """An event is taken for gone only if so many searches in a row miss it: one alone may look behind its back while it
 moves between two folders."""
 

@@ -5,6 +5,7 @@ Nothing from a user is ever a path: queue names are encoded, keys and slot names
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 
@@ -15,8 +16,13 @@ FORMAT = "eventq 1"
 EVENT_FILE = re.compile(r"[0-9a-f]{38}(\.[0-9a-f]{5})?\+?\Z")
 """`<stem>` as its producer named it, `<event id>` for an event with a file of its own, and a `+` once it came back."""
 DELAYED_FILE = re.compile(r"([0-9a-f]{16})~(-?\d{1,3})~([0-9a-f]{38}(?:\.[0-9a-f]{5})?\+?)\Z")
-BLOCKED_FILE = re.compile(r"(\d{1,5})~([0-9a-f]{16})~(-?\d{1,3})~([0-9a-f]{38}(?:\.[0-9a-f]{5})?\+?)\Z")
-"""In `blocked/<digest>/`: how many places the slot has for this event, when it expires, its priority and its file."""
+BLOCKED_FILE = re.compile(
+    r"(\d{1,5}(?:-[0-9a-f]{1,16})?)~([0-9a-f]{16})~(-?\d{1,3})~([0-9a-f]{38}(?:\.[0-9a-f]{5})?\+?)\Z"
+)
+"""In `blocked/<digest>/`: how many places the slot has for this event (of a rate, within how many nanoseconds), when it
+expires, its priority and its file."""
+NOTES_FILE = re.compile(r"[0-9a-f]{38}\.[0-9a-f]{5}~?\Z")
+"""`<event id>`, and with a `~` the notes before those."""
 CLAIM_FILE = re.compile(r"([a-z0-9_-]{1,100})~(-?\d{1,3})~(.+)\Z", re.DOTALL)
 KEYED_DRAFT = re.compile(r"key~([a-z0-9_-]{1,100})~(-?\d{1,3})~([0-9a-f]{16})~([0-9a-f]{38})\Z")
 
@@ -55,6 +61,7 @@ def encode_queue(name: str) -> str:
     return encoded
 
 
+@functools.lru_cache(maxsize=1024)
 def decode_queue(folder: str) -> str:
     """The queue name of a folder; ValueError if no queue has such a folder."""
     raw = bytearray()
@@ -133,9 +140,9 @@ class QueuePaths:
         return f"{self.delayed}{bucket_of(digits)}/", f"{digits}~{priority}~{name}"
 
     def blocked_name(
-        self, slot: str, places: int, expires: float | None, priority: int, name: str
+        self, slot: str, places: str, expires: float | None, priority: int, name: str
     ) -> tuple[str, str]:
-        """Folder and file name of an event that waits for one of the first `places` places of a slot.
+        """Folder and file name of an event that waits for its share (`places`) of a slot.
 
         All that decides when it comes back stands in the name, so that nobody has to read the file.
         """

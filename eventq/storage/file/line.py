@@ -23,12 +23,16 @@ TAIL = 18
 """Length of `,"crc":"xxxxxxxx"}`."""
 _FRAME = b',"crc":""}'
 """What that is without its digits."""
-INDEX = STEM_LENGTH + 8
+ID = 7
+"""Where a line's id begins, after `{"id":"`."""
+INDEX = ID + STEM_LENGTH + 1
 """Where a line's index stands, after `{"id":"<stem>.`; a moved record has `*` there."""
+ID_END = INDEX + 5
+"""Where a line's id ends: all lines about one event are the same up to there."""
 KIND = INDEX + 8
 """Where a line's second member begins. In a record that is `is`; no member of an event begins with an `i`."""
 _PLAIN = b'","payload":'
-PAYLOAD = INDEX + 5 + len(_PLAIN)
+PAYLOAD = ID_END + len(_PLAIN)
 """Where the payload of such a plain event begins; it goes up to the checksum."""
 _RECORD, _STAR = b"i*"
 _INDEXES = {b"%05x" % number: number for number in range(4096)}
@@ -57,6 +61,7 @@ class EventLine(msgspec.Struct, omit_defaults=True, gc=False):
     max_crashes: int | None = None
     keep: float | None = None
     limits: dict[str, int] | None = None
+    rates: dict[str, tuple[int, float]] | None = None
     born: str | None = None
     """The event's id, if it was put in another file."""
     failures: int = 0
@@ -81,6 +86,8 @@ class RecordLine(msgspec.Struct, omit_defaults=True):
     value: msgspec.Raw = NO_VALUE
     codec: str = "json"
     data: str | None = None
+    keep: float | None = None
+    """Seconds for which the value is kept, if not as the event says."""
     of: tuple[int, ...] = ()
     to: str = ""
 
@@ -130,6 +137,8 @@ def event_options(options: PutOptions) -> bytes:
             fields[name] = value
     if options.limits:
         fields["limits"] = options.limits
+    if options.rates:
+        fields["rates"] = options.rates
     return _encode(fields)[1:-1] + b"," if fields else b""
 
 
@@ -170,7 +179,12 @@ def plain_payload(raw: bytes) -> bytes | None:
 
     Found at its place, without decoding the line: most events are like this.
     """
-    return raw[PAYLOAD:-TAIL] if raw[INDEX + 5 : PAYLOAD] == _PLAIN else None
+    return raw[PAYLOAD:-TAIL] if raw[ID_END:PAYLOAD] == _PLAIN else None
+
+
+def id_in(head: bytes) -> str:
+    """The id in the beginning that all lines about one event share."""
+    return head[ID:].decode()
 
 
 def payload_of(line: EventLine) -> bytes:
@@ -186,23 +200,23 @@ def head_of(stem: str) -> bytes:
     return b'{"id":"%b.' % stem.encode()
 
 
-def started_line(head: bytes, index: int, at: bytes, worker: bytes) -> bytes:
-    body = b'%b%05x","is":"started","at":%b,"worker":"%b"' % (head, index, at, worker)
-    return b'%b,"crc":"%08x"}\n' % (body, crc32(body))
+def started_step(at: bytes, worker: bytes) -> bytes:
+    """What follows the id in the record of a start."""
+    return b'","is":"started","at":%b,"worker":"%b"' % (at, worker)
 
 
-def completed_line(head: bytes, index: int, at: bytes) -> bytes:
-    body = b'%b%05x","is":"settled","at":%b,"outcome":"completed"' % (head, index, at)
-    return b'%b,"crc":"%08x"}\n' % (body, crc32(body))
+def completed_step(at: bytes) -> bytes:
+    """What follows the id in the record of an end without a value."""
+    return b'","is":"settled","at":%b,"outcome":"completed"' % at
 
 
 def record_line(record: RecordLine) -> bytes:
     return seal(_encode(record)[:-1])
 
 
-def value_line(stem: str, index: int, at: float, value: bytes, codec: str) -> bytes:
-    """The settled record of a completed event with a value."""
-    record = RecordLine(f"{stem}.{index:05x}", "settled", at, outcome=State.COMPLETED.value)
+def value_line(stem: str, index: int, at: float, value: bytes, codec: str, keep: float | None = None) -> bytes:
+    """The settled record of a completed event with a value; `keep` if it is another one than the event says."""
+    record = RecordLine(f"{stem}.{index:05x}", "settled", at, outcome=State.COMPLETED.value, keep=keep)
     if codec == "json":
         record.value = msgspec.Raw(one_line(value))
     else:
@@ -276,6 +290,8 @@ class Past:
                 self.failures += 1
             self.end(record.at, record.outcome, record.error)
             self.settled = record
+            if record.keep is not None:
+                self.keep = record.keep
         elif step == "requeued":
             self.settled = None
             if self.expires is not None and self.expires <= record.at:
@@ -317,6 +333,15 @@ class Folded:
             past = self.pasts[index] = Past(self.event(index))
         return past
 
+    def tell(self, index: int, record: RecordLine) -> None:
+        """One more step in the life of an event."""
+        if index not in self.lines:
+            return
+        try:
+            self.past(index).take(record)
+        except msgspec.MsgspecError:  # its line is whole, and yet no event
+            self.bad.append(self.lines.pop(index))
+
     def is_moved(self, index: int) -> bool:
         return any(index in move.of for move in self.moves)
 
@@ -333,17 +358,16 @@ class Folded:
 
     def has_values(self) -> bool:
         """Whether an event here completed with a value, so that the file is kept."""
-        return any(
-            past.settled is not None and past.settled.has_value()
-            for past in self.pasts.values()
-        )
+        return any(past.settled is not None and past.settled.has_value() for past in self.pasts.values())
 
 
 def fold(data: bytes, stem: str) -> Folded:
     """Read a file's content, taking only the whole lines of its own stem."""
     folded = Folded()
     folded.end = data.rfind(b"\n") + 1
-    folded.tail = len(data[folded.end :].rstrip(b" "))
+    rest = data[folded.end :]
+    if rest != b" " * len(rest):  # which a comparison tells much sooner than `rstrip`
+        folded.tail = len(rest.rstrip(b" "))
     tag = head_of(stem)
     lines = folded.lines
     records: list[tuple[int, RecordLine]] = []
@@ -359,16 +383,15 @@ def fold(data: bytes, stem: str) -> Folded:
             if raw[INDEX] == _STAR:
                 folded.moves.append(decode_record(raw))
             elif raw[KIND] != _RECORD:
-                text = raw[INDEX : INDEX + 5]
+                text = raw[INDEX:ID_END]
                 index = _INDEXES.get(text)
                 lines[int(text, 16) if index is None else index] = raw
             else:
-                records.append((int(raw[INDEX : INDEX + 5], 16), decode_record(raw)))
+                records.append((int(raw[INDEX:ID_END], 16), decode_record(raw)))
         except (ValueError, IndexError, msgspec.MsgspecError):
             folded.bad.append(raw)
     for index, record in records:
-        if index in lines:
-            folded.past(index).take(record)
+        folded.tell(index, record)
     if folded.bad and not data.startswith(tag) and OTHER_HEAD.match(data):
         folded.bad.clear()  # a finished file whose worker died while it made its next draft of it: nobody's remains
     return folded
@@ -421,4 +444,5 @@ def record_of(folded: Folded, index: int, queue: str, priority: int, state: Stat
         value_codec=settled.codec if settled is not None else "json",
         failure=None if state is State.COMPLETED else past.last_failure(),
         limits=line.limits or {},
+        rates=line.rates or {},
     )

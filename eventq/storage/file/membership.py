@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from eventq.ids import Stamps
+from eventq.storage.file import disk
 from eventq.storage.file.bounds import Bounds
 from eventq.storage.file.drafts import Drafts
 from eventq.storage.file.edits import Editor
@@ -13,7 +14,7 @@ from eventq.storage.file.feed import Feed
 from eventq.storage.file.held import Holder
 from eventq.storage.file.keyed import Keyed
 from eventq.storage.file.maintenance import Maintenance
-from eventq.storage.file.presence import Room
+from eventq.storage.file.presence import Introduction, Room
 from eventq.storage.file.producer import Producer
 from eventq.storage.file.wake import ResultBoard
 
@@ -44,6 +45,16 @@ class Membership:
         self.maintenance: Maintenance | None = None
         self.feeds: dict[str, Feed] = {}
         self._storage = weakref.ref(storage)
+
+    def introduce(self, said: Introduction) -> None:
+        """Let the room's `info.json` tell what this worker serves: written anew, and renamed over the old one."""
+        draft = self.drafts.named("info", self.room.info(said))
+        try:
+            disk.rename(draft.path, self.room.path + "/info.json")
+        except OSError:
+            self.drafts.drop(draft)
+            raise
+        disk.close(draft.fd)
 
     def loaded(self, hoards: bool) -> None:
         """A file was claimed: somebody must look after it while handlers are busy."""

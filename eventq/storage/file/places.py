@@ -21,6 +21,7 @@ from eventq.storage.file import disk
 from eventq.storage.file.drafts import rename_into
 from eventq.storage.file.layout import BLOCKED_FILE, QueuePaths, digest, due_digits
 from eventq.storage.file.names import FileSlot, Slots
+from eventq.storage.file.rates import Due, Rates, Share, rate_key, rate_share, rate_slot, share_of
 from eventq.storage.file.wake import wake
 
 log: logging.Logger = logging.getLogger("eventq.storage")
@@ -45,7 +46,8 @@ class Missing(NamedTuple):
     """A slot of which every place was held."""
 
     slot: str
-    places: int
+    places: str
+    """Of how many, as it stands in names: see `Share`."""
 
 
 class Waiting(NamedTuple):
@@ -55,7 +57,7 @@ class Waiting(NamedTuple):
     """The priority, negative."""
     place: str
     """The file's name; one that holds the rest of a batch comes after those that went by themselves."""
-    places: int
+    share: Share
     until: str
     name: str
     file: str
@@ -64,11 +66,17 @@ class Waiting(NamedTuple):
 class Line:
     """The events that wait in a folder, the first one first; good for a while if they are many."""
 
-    __slots__ = ("names", "until")
+    __slots__ = ("names", "shares", "until")
 
     def __init__(self, names: list[Waiting], until: float) -> None:
         self.names: list[Waiting] = names
+        self.shares: set[Share] = {one.share for one in names}
         self.until: float = until
+
+    @property
+    def rated(self) -> bool:
+        """Whether they wait for a rate."""
+        return any(share.seconds for share in self.shares)
 
 
 def slot_of(limit: str) -> str:
@@ -83,11 +91,15 @@ def _place_of(file: str) -> str:
 class Places:
     """The places of one store. The caller has the claims lock."""
 
-    def __init__(self, root: str, slots: Slots, durable: bool) -> None:
+    def __init__(self, root: str, slots: Slots, durable: bool, now: Callable[[], float]) -> None:
         self._queues = root + "/queues/"
         self._locks = root + "/slots/"
         self._slots = slots
         self._durable = durable
+        self._now = now
+        self._rates = Rates(root, durable, now)
+        self.due: Due = Due()
+        """When those come back who wait for a rate."""
         self._cursor = ("", "")
         self._lines: dict[str, Line] = {}
         self._visited: dict[str, float] = {}
@@ -96,9 +108,9 @@ class Places:
 
     # ------------------------------------------------------------------ taking and freeing
 
-    def take(self, limits: Mapping[str, int]) -> list[Place] | Missing:
-        """A place of each limit, or none of them. In sorted order, so that two that need the same ones do not each
-        hold what the other lacks."""
+    def take(self, limits: Mapping[str, int], rates: Mapping[str, tuple[int, float]]) -> list[Place] | Missing:
+        """A place of each limit, and one more start of each rate; or none of them. In sorted order, so that two that
+        need the same ones do not each hold what the other lacks."""
         taken: list[Place] = []
         try:
             for name in sorted(limits):
@@ -106,12 +118,29 @@ class Places:
                 slot = self._slots.take(slot_of(name), places)
                 if slot is None:
                     self.free(taken)
-                    return Missing(slot_of(name), places)
+                    return Missing(slot_of(name), str(places))
                 taken.append(Place(slot, ""))
+            if rates:
+                shares = {name: rate_share(*rates[name]) for name in rates}
+                full = self._rates.take(shares)
+                if full is not None:
+                    self.free(taken)
+                    return Missing(rate_slot(full), shares[full].text())
         except (OSError, StorageError):
             self.free(taken)
             raise
         return taken
+
+    def started(self, rates: Mapping[str, tuple[int, float]], at: float) -> None:
+        """The event for which `take` took rates was started then."""
+        self._rates.confirm(at)
+        for name in rates:
+            self.due.started(rate_key(name), at)
+
+    def give_up(self, places: Sequence[Place]) -> None:
+        """The event for which `take` took places was not started after all."""
+        self._rates.undo()
+        self.free(places)
 
     def take_of_queue(self, paths: QueuePaths, places: int) -> Place | None:
         """A place of a queue's own limit."""
@@ -137,9 +166,16 @@ class Places:
 
         Whoever freed it in between found nobody to bring back, and nobody else would.
         """
-        key = digest(missing.slot)
+        key, share = digest(missing.slot), share_of(missing.places)
         try:
-            free = self._free_numbers(key, missing.places, 1)
+            if share.seconds:
+                room, at = self._rates.room(key, share)
+                if room:
+                    self._bring_back_rated(paths.encoded, key)
+                else:
+                    self.due.add(paths.encoded, key, at)
+                return
+            free = self._free_numbers(key, share.places, 1)
             if free:
                 self._bring_back(paths.encoded, key, free)
         except OSError as error:
@@ -160,7 +196,7 @@ class Places:
     def _list(self, folder: str) -> Line:
         before = perf_counter()
         names = sorted(
-            Waiting(-int(match[3]), _place_of(match[4]), int(match[1]), match[2], name, match[4])
+            Waiting(-int(match[3]), _place_of(match[4]), share_of(match[1]), match[2], name, match[4])
             for name in disk.list_if_any(folder)
             if (match := BLOCKED_FILE.match(name)) is not None
         )
@@ -188,7 +224,7 @@ class Places:
         """Let the first of those that wait for a place with this number come back; whether there was one."""
         at = 0
         while at < len(names):
-            if names[at].places <= number:
+            if names[at].share.places <= number:
                 at += 1
             elif self._return(queue, folder, names.pop(at)):
                 return True
@@ -214,6 +250,65 @@ class Places:
         except OSError:
             return  # another event came to wait
 
+    # ------------------------------------------------------------------ coming back to a rate
+
+    def ahead(
+        self, paths: QueuePaths, rates: Mapping[str, tuple[int, float]], priority: int, name: str
+    ) -> Missing | None:
+        """The rate for which an event that comes first waits already: its time has come, or comes first, too."""
+        for rate in sorted(rates):
+            folder = f"{paths.blocked}{rate_key(rate)}/"
+            if not disk.exists(folder) or not (names := self._line(folder)[0].names):
+                continue
+            first, share = names[0], rate_share(*rates[rate])
+            if first.share == share and (first.rank, first.place[:16]) < (-priority, name[:16]):
+                return Missing(rate_slot(rate), share.text())
+        return None
+
+    def _line(self, folder: str) -> tuple[Line, bool]:
+        """Who waits in a folder, and whether that was listed just now, or a while ago if they are many."""
+        line = self._lines.get(folder)
+        if line is not None and perf_counter() < line.until:
+            return line, False
+        line = self._list(folder)
+        if line.until:
+            self._lines[folder] = line
+        else:
+            self._lines.pop(folder, None)
+        return line, True
+
+    def _bring_back_rated(self, queue: str, key: str) -> None:
+        """Let as many of a queue's events come back as may start now; and know when the next one may."""
+        folder = f"{self._queues}{queue}/blocked/{key}/"
+        line, fresh = self._line(folder)
+        room = {share: self._rates.room(key, share) for share in line.shares}
+        kept: list[Waiting] = []
+        names = iter(line.names)
+        returned, gone = 0, False
+        for one in names:
+            if room[one.share][0] <= returned:
+                kept.append(one)
+                if all(count <= returned for count, _ in room.values()):
+                    break
+            elif self._return(queue, folder, one) or fresh:
+                returned += 1  # or somebody else was faster, just now
+            else:
+                gone = True
+        line.names = [*kept, *names]
+        if gone:
+            del self._lines[folder]
+            self.due.add(queue, key, 0.0)  # who came since may start
+        elif line.names:
+            self.due.add(queue, key, min((at for count, at in room.values() if not count), default=None))
+        else:
+            self._lines.pop(folder, None)
+            self._remove(folder)
+
+    def return_due(self) -> None:
+        """Let those come back whose time has come."""
+        for queue, key in self.due.take(self._now(), MAX_SWEPT):
+            self._bring_back_rated(queue, key)
+
     # ------------------------------------------------------------------ the sweep
 
     def sweep(self, now: float, everything: bool) -> None:
@@ -223,6 +318,7 @@ class Places:
         the next claimer ends them, however long their places are held.
         """
         today = due_digits(now)
+        self._rates.prune()
         for number, (queue, key) in enumerate(self._in_turn(everything)):
             self._visit(queue, key, today, everything)
             if number + 1 >= MAX_SWEPT and not everything:
@@ -260,6 +356,9 @@ class Places:
             self._visited[folder] = line.until
         for one in [one for one in line.names if one.until <= today][:MAX_SWEPT]:
             self._return(queue, folder, one)
-        free = self._free_numbers(key, max(one.places for one in line.names), len(line.names))
+        if line.rated:
+            self._bring_back_rated(queue, key)
+            return
+        free = self._free_numbers(key, max(share.places for share in line.shares), len(line.names))
         if free:
             self._bring_back(queue, key, free)

@@ -18,24 +18,32 @@ from eventq.errors import StorageError
 from eventq.ids import new_worker_id
 from eventq.storage.file import disk
 
+Introduction = tuple[tuple[str, ...], tuple[str, ...]]
+"""The queues that a worker serves, and the tasks that it knows."""
+
 INNER = ("claims", "drafts", "requests")
+MAX_INFO_BYTES = 4 << 20
+"""More than `MAX_INTRODUCTION`, written as JSON, in most cases; what exceeds it is not shown."""
 JOIN_TRIES = 50
 
 
-class Info(msgspec.Struct, frozen=True):
-    """What a room's `info.json` tells people; nothing is decided by it."""
+class Info(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a room's `info.json` tells; nothing that happens to an event is decided by it."""
 
     pid: int
     host: str
     since: float
+    serves: tuple[str, ...] = ()
+    """The queues that the worker claims from, by its own word."""
+    tasks: tuple[str, ...] = ()
 
 
 class Room:
     """This process's room in a store."""
 
-    __slots__ = ("claims", "drafts", "lock_fd", "path", "requests", "wake", "worker")
+    __slots__ = ("claims", "drafts", "lock_fd", "path", "requests", "since", "wake", "worker")
 
-    def __init__(self, workers: str, worker: str, lock_fd: int) -> None:
+    def __init__(self, workers: str, worker: str, lock_fd: int, since: float) -> None:
         self.worker: str = worker
         self.path: str = workers + worker
         self.claims: str = self.path + "/claims/"
@@ -43,6 +51,11 @@ class Room:
         self.requests: str = self.path + "/requests/"
         self.wake: str = self.path + "/wake"
         self.lock_fd: int = lock_fd
+        self.since: float = since
+
+    def info(self, said: Introduction) -> bytes:
+        """The content of `info.json`."""
+        return msgspec.json.encode(Info(os.getpid(), socket.gethostname(), self.since, *said))
 
     def leave(self) -> None:
         """Remove the room. What could not be given back stays in it, for the next look of anybody."""
@@ -50,21 +63,30 @@ class Room:
         disk.close(self.lock_fd)
 
 
-def join(workers: str, durable: bool, now: float, make_space: Callable[[], bool]) -> Room:
+def read_info(room: str) -> Info:
+    """What a room says of its worker; nothing, if that cannot be read."""
+    try:
+        return msgspec.json.decode(disk.read_file(room + "/info.json", MAX_INFO_BYTES), type=Info)
+    except (OSError, msgspec.MsgspecError):
+        return Info(0, "", 0.0)
+
+
+def join(
+    workers: str, durable: bool, now: float, make_space: Callable[[], bool], said: Introduction = ((), ())
+) -> Room:
     """Make a room for this process. `make_space` is asked on a full disk; it says whether to try again."""
-    info = msgspec.json.encode(Info(os.getpid(), socket.gethostname(), now))
     for _ in range(JOIN_TRIES):
-        worker = new_worker_id()
+        room = Room(workers, new_worker_id(), -1, now)
         try:
-            lock_fd = _make_room(workers, worker, info, durable)
+            room.lock_fd = _make_room(workers, room.worker, room.info(said), durable)
         except FileNotFoundError:
             continue  # a cleaner took the half-made room for litter: its lock was not held yet
         except OSError as error:
             if disk.is_full(error) and make_space():
                 continue
             raise StorageError(f"cannot join the store at {workers}: {error}") from error
-        if lock_fd >= 0:
-            return Room(workers, worker, lock_fd)
+        if room.lock_fd >= 0:
+            return room
     raise StorageError(f"cannot join the store at {workers}: rooms vanish as fast as they are made")
 
 

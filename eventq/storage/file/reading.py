@@ -7,7 +7,7 @@ back: it searches again before it says that an event is not there.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -16,6 +16,7 @@ from eventq.ids import ID_LENGTH, index_of, stem_of
 from eventq.model import FINAL_STATES, Attempt, Filter, Page, Record, State, Stats
 from eventq.storage.file import disk, line
 from eventq.storage.file.feed import MAX_FILE_BYTES
+from eventq.storage.file.kept import kept_folders
 from eventq.storage.file.layout import (
     BLOCKED_FILE,
     CLAIM_FILE,
@@ -28,7 +29,8 @@ from eventq.storage.file.layout import (
 )
 from eventq.storage.file.line import Folded
 
-SEARCHES = 3
+MOST_SEARCHES = 10
+"""Searches for an event that moves while it is searched for."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -102,7 +104,10 @@ class Reader:
 
     def final_files(self, paths: QueuePaths, state: State, start: str = "") -> Iterator[Found]:
         """The files of a final state, from a bucket on, in order."""
-        folder = paths.final(state)
+        folders = [paths.final(state), *(kept_folders(paths) if state is State.COMPLETED else ())]
+        yield from heapq.merge(*(self._final(paths, state, folder, start) for folder in folders), key=_by_name)
+
+    def _final(self, paths: QueuePaths, state: State, folder: str, start: str) -> Iterator[Found]:
         for bucket in disk.list_if_any(folder):
             if bucket < bucket_of(start):
                 continue
@@ -127,11 +132,37 @@ class Reader:
     def locate(self, queues: Iterable[QueuePaths], id: str) -> tuple[Found, Record] | None:
         """Where an event is, and what it is."""
         known = list(queues)
-        for search in range(SEARCHES):
+        for paths in known:  # most who ask wait for a result, which is final: two names, and no listing
+            if (ended := self._completed(paths, id)) is not None:
+                return ended
+        if (found := self._by_name(known, id)) is not None:
+            return found
+        for search in range(MOST_SEARCHES):
+            seen = False
             for paths in known:
-                found = self._locate(paths, id) or (self._locate_born(paths, id) if search == SEARCHES - 1 else None)
+                found, moves = self._locate_born(paths, id)
                 if found is not None:
                     return found
+                seen = seen or moves
+            if (found := self._by_name(known, id)) is not None:  # it has just got a file of its own
+                return found
+            if search and not seen:
+                break
+        return None
+
+    def _by_name(self, queues: list[QueuePaths], id: str) -> tuple[Found, Record] | None:
+        for paths in queues:
+            if (found := self._locate(paths, id)) is not None:
+                return found
+        return None
+
+    def _completed(self, paths: QueuePaths, id: str) -> tuple[Found, Record] | None:
+        """Where an event with a value ends."""
+        for name in (stem_of(id), id):
+            found = Found(f"{paths.completed}{bucket_of(id)}/{name}", name, paths.name, 0, State.COMPLETED)
+            record = self._pick(found, id)
+            if record is not None:
+                return found, record
         return None
 
     def _locate(self, paths: QueuePaths, id: str) -> tuple[Found, Record] | None:
@@ -159,20 +190,30 @@ class Reader:
         for state in FINAL_STATES:
             for name in names:
                 yield Found(f"{paths.final(state)}{bucket_of(id)}/{name}", name, paths.name, 0, state)
+        for kept in kept_folders(paths):
+            for name in names:
+                yield Found(f"{kept}{bucket_of(id)}/{name}", name, paths.name, 0, State.COMPLETED)
 
-    def _locate_born(self, paths: QueuePaths, id: str) -> tuple[Found, Record] | None:
-        """By content: it was given back together with others. The only search that reads the open files."""
+    def _locate_born(self, paths: QueuePaths, id: str) -> tuple[tuple[Found, Record] | None, bool]:
+        """By content: it was given back together with others. The only search that reads the open files.
+
+        Also whether it moves right now, so that it may be where the search has been: a file that held it does not any
+        more, or a file went away before it was read.
+        """
         needle = b'"born":"%b"' % id.encode()
+        moves = False
         for found in self.open_files(paths):
             try:
                 data = disk.read_file(found.path, MAX_FILE_BYTES)
             except OSError:
+                moves = True
                 continue
             if needle in data:
-                for record in records_of(found, line.fold(data, stem_of(found.name))):
-                    if record.id == id:
-                        return found, record
-        return None
+                moves = True
+                record = self._record_of(found, line.fold(data, stem_of(found.name)), id)
+                if record is not None:
+                    return (found, record), True
+        return None, moves
 
     def _pick(self, found: Found, id: str) -> Record | None:
         """One event of a file, without reading the lines of the others."""
@@ -180,8 +221,16 @@ class Reader:
             data = disk.read_file(found.path, MAX_FILE_BYTES)
         except OSError:
             return None  # it is not there, or not any more
-        folded = line.fold(line.lines_of(data, id), stem_of(id))
-        for record in records_of(found, folded):
+        return self._record_of(found, line.fold(line.lines_of(data, id), stem_of(id)), id)
+
+    def _record_of(self, found: Found, folded: Folded, id: str) -> Record | None:
+        """One event of a file. One that is moved stands where it was until its new file has its name: that is owed."""
+        owed: set[int] = set()
+        if found.worker is not None:
+            for move in folded.moves:
+                if disk.exists(f"{self._root}/workers/{found.worker}/drafts/{move.to.rpartition('/')[2]}"):
+                    owed.update(move.of)
+        for record in records_of(found, folded, owed):
             if record.id == id:
                 return record
         return None
@@ -282,11 +331,11 @@ def _by_name(found: Found) -> str:
     return found.name
 
 
-def records_of(found: Found, folded: Folded) -> list[Record]:
-    """The events of a file as a reader sees them; moved ones are elsewhere, and completed ones without a value are
-    gone."""
+def records_of(found: Found, folded: Folded, owed: Collection[int] = ()) -> list[Record]:
+    """The events of a file as a reader sees them; moved ones are elsewhere (but for those whose move is `owed`), and
+    completed ones without a value are gone."""
     records = []
-    moved = {index for move in folded.moves for index in move.of}
+    moved = {index for move in folded.moves for index in move.of if index not in owed}
     own = index_of(found.bare) if len(found.bare) == ID_LENGTH else None
     for index in sorted(folded.lines):
         if index in moved or (own is not None and index != own):

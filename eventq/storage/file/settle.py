@@ -6,6 +6,7 @@ from eventq.model import Completed, Dropped, Failure, Outcome, Rejected, Retried
 from eventq.storage.file import line
 from eventq.storage.file.feed import Feed
 from eventq.storage.file.held import Entry, Holder
+from eventq.storage.file.kept import longer
 from eventq.storage.file.line import RecordLine
 from eventq.storage.file.wake import wake
 
@@ -40,12 +41,13 @@ def _complete(holder: Holder, feed: Feed, entry: Entry, outcome: Completed) -> N
     if outcome.value is None or keep <= 0:
         holder.complete(entry)
         return
-    text = line.value_line(held.stem, entry.index, holder.clock.now(), outcome.value, outcome.codec)
+    own = entry.claimed.keep if entry.claimed.keep != entry.event().keep else None
+    text = line.value_line(held.stem, entry.index, holder.clock.now(), outcome.value, outcome.codec, own)
     if entry.event().born is not None:
         holder.bury(entry, State.COMPLETED, line.decode_record(text))
         return
     id = entry.id
-    before, held.keep = held.keep, True
+    before, held.keep = held.keep, longer(held.keep, entry.claimed.keep, feed.settings.keep)
     try:
         holder.end(entry, text)
     except BaseException:

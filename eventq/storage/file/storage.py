@@ -35,7 +35,7 @@ from eventq.model import (
     Stats,
     Worker,
 )
-from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, Storage, displaced_by
+from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, Storage, displaced_by, introduction
 from eventq.storage.file import disk, line
 from eventq.storage.file.drafts import make_ballast
 from eventq.storage.file.edits import make_queue
@@ -46,9 +46,9 @@ from eventq.storage.file.layout import QueuePaths, decode_queue
 from eventq.storage.file.leases import Leases
 from eventq.storage.file.membership import Membership
 from eventq.storage.file.names import FileSlot, Names, Slots
-from eventq.storage.file.notes import append_note, read_notes
+from eventq.storage.file.notes import Notes
 from eventq.storage.file.places import Places
-from eventq.storage.file.presence import Info, join
+from eventq.storage.file.presence import Introduction, join, read_info
 from eventq.storage.file.reading import Reader
 from eventq.storage.file.recovery import bury_dead, sweep_dropped
 from eventq.storage.file.retention import Pruner
@@ -103,6 +103,7 @@ class FileStorage(Storage):
             raise StorageError(f"cannot open the store at {self.root}: {error}") from error
         self._paths: dict[str, QueuePaths] = {}
         self._made: set[str] = set()
+        self._said: Introduction = ((), ())
         self._reset()
         _stores.add(self)
 
@@ -112,9 +113,11 @@ class FileStorage(Storage):
         self._joining = threading.RLock()
         self._member: Membership | None = None
         self._slots = Slots(self.root, self.durable)
-        self.places: Places = Places(self.root, self._slots, self.durable)
+        self.places: Places = Places(self.root, self._slots, self.durable, self.clock.now)
         self.places.on_return = self._returned
+        self.places.due.serves = lambda folder: bool(self._feeds_of(folder))
         self._names = Names(self.root, self.durable)
+        self._notes = Notes()
         self._leases = Leases(self.root, self.clock)
         self._pruners: dict[str, Pruner] = {}
         self._prune_turn = 0
@@ -141,7 +144,7 @@ class FileStorage(Storage):
                 raise StorageClosed(CLOSED)
             with self._joining:
                 if self._member is None:
-                    room = join(self.root + "/workers/", self.durable, self.clock.now(), self._make_space)
+                    room = join(self.root + "/workers/", self.durable, self.clock.now(), self._make_space, self._said)
                     self._member = Membership(self, room)
                 member = self._member
         return member
@@ -186,9 +189,12 @@ class FileStorage(Storage):
 
     def _returned(self, folder: str) -> None:
         """A blocked event came back to a queue: it comes before what is younger, also in this worker's hands."""
-        for feed in self._member.feeds.values() if self._member is not None else ():
-            if feed.paths.encoded == folder:
-                feed.see_returned()
+        for feed in self._feeds_of(folder):
+            feed.see_returned()
+
+    def _feeds_of(self, folder: str) -> list[Feed]:
+        feeds = self._member.feeds.values() if self._member is not None else ()
+        return [feed for feed in feeds if feed.paths.encoded == folder]
 
     def displaced(self, queue: str, id: str, by: str) -> None:
         """The key of an event passed to a later put: cancel the event, if no worker has started it."""
@@ -264,7 +270,8 @@ class FileStorage(Storage):
             entry: Entry = claimed.token
             if entry.state != STARTED or (entry.held.leased and not disk.exists(entry.held.path)):
                 raise ClaimLost(f"event {claimed.id} is not this worker's any more")
-            append_note(entry.held.paths, claimed.id, Note(self.clock.now(), kind, msgspec.Raw(data)))
+            self._notes.append(entry.held.paths, claimed.id, self.clock.now(), kind, data)
+            self._joined().holder.announce(claimed.id)
 
     # ------------------------------------------------------------------ reading
 
@@ -279,8 +286,7 @@ class FileStorage(Storage):
     def notes(self, id: str, after: int = 0) -> list[Note]:
         if not is_event_id(id):
             return []
-        found = [note for queue in self.queues() for note in read_notes(self._known_paths(queue), id)]
-        return sorted(found, key=lambda note: note.at)[after:]  # an event that was moved left some behind
+        return self._notes.read(lambda: [self._known_paths(queue) for queue in self.queues()], id, after)
 
     @guarded
     def scan(self, queue: str, state: State, filter: Filter, cursor: str | None = None, limit: int = 100) -> Page:
@@ -373,20 +379,25 @@ class FileStorage(Storage):
     # ------------------------------------------------------------------ life
 
     @guarded
+    def introduce(self, queues: Sequence[str], tasks: Sequence[str]) -> None:
+        for queue in queues:
+            self._known_paths(queue)
+        said, member = introduction(queues, tasks), self._joined()
+        with self._lock:
+            member.introduce(said)
+            self._said = said
+
+    @guarded
     def workers(self) -> list[Worker]:
         found = []
         for name in disk.list_if_any(self.root + "/workers"):
             room = f"{self.root}/workers/{name}"
             if name.startswith(".") or not disk.is_held(room + "/lock"):
                 continue
-            try:
-                info = msgspec.json.decode(disk.read_file(room + "/info.json", 1 << 16), type=Info)
-            except (OSError, msgspec.MsgspecError):
-                info = Info(0, "", 0.0)
+            info = read_info(room)
             claims, queues = self.reader.claims_of(name)
-            found.append(
-                Worker(id=name, pid=info.pid, host=info.host, since=info.since, claims=claims, queues=queues)
-            )
+            told = msgspec.structs.asdict(info)
+            found.append(Worker(id=name, claims=claims, queues=queues, **told))
         return found
 
     @guarded
@@ -402,6 +413,10 @@ class FileStorage(Storage):
             for feed in list(member.feeds.values()):
                 if feed.next_due is not None:
                     pause = min(pause, max(0.0, feed.next_due - wall))
+            if self.places.due.pause(wall) <= 0:
+                with self._lock:
+                    self.places.return_due()
+            pause = min(pause, self.places.due.pause(wall))
         return min(pause, LOOK_INTERVAL)
 
     def _look(self) -> None:
@@ -449,7 +464,7 @@ class FileStorage(Storage):
     def _prune(self, queue: str, force: bool) -> int:
         pruner = self._pruners.get(queue)
         if pruner is None:
-            pruner = self._pruners[queue] = Pruner(self._known_paths(queue))
+            pruner = self._pruners[queue] = Pruner(self._known_paths(queue), self.clock)
         return pruner.step(self.settings(queue), self.clock.now(), force)
 
     @guarded

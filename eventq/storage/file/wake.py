@@ -1,4 +1,4 @@
-"""Waking: a FIFO per queue for idle claimers, a FIFO per room for those who wait for results.
+"""Waking: a FIFO per queue for idle claimers, a FIFO per room for those who wait for results and notes.
 
 A wake is only a hint. Whoever makes a file visible opens the FIFO write-only and non-blocking: without a reader that
 is an error after three microseconds, and there is nothing to do. An idle claimer opens it read-write (read-only it
@@ -53,25 +53,31 @@ class QueueWatch:
 
 
 class ResultWatch:
-    """Readable when an event ended with a record."""
+    """Readable when an event was noted upon, or ended with a record."""
 
-    __slots__ = ("_board", "_reader", "_writer", "id")
+    __slots__ = ("_board", "_reader", "_rung", "_writer", "id")
 
     def __init__(self, board: ResultBoard, id: str) -> None:
         self._board = board
         self.id: str = id
         self._reader, self._writer = disk.pipe()
+        self._rung = False
 
     def fileno(self) -> int:
         return self._reader
 
     def clear(self) -> None:
+        self._rung = False  # before the byte goes: who rings in between adds one, and none is lost
         try:
             disk.read(self._reader, 1)
         except BlockingIOError:
             return
 
     def ring(self) -> None:
+        """Wake its one waiter, once for however many notes came since it was awake."""
+        if self._rung:
+            return
+        self._rung = True
         try:
             disk.write(self._writer, b"\n")
         except OSError:

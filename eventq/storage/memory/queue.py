@@ -22,8 +22,10 @@ COUNT_SPARES = 600.0
 """A completed event younger than this (seconds) is never given up for `keep_count`."""
 NOBODY: frozenset[str] = frozenset()
 
-Limits = tuple[tuple[str, int], ...]
-"""Names and their numbers of places, sorted."""
+Needs = tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int, float], ...]]
+"""What an event needs to be started, sorted: limits, each with its number of places; rates, each with its number and
+seconds."""
+NO_NEEDS: Needs = ((), ())
 
 
 class Line:
@@ -77,7 +79,7 @@ class StoredEvent:
 
     __slots__ = (
         "attempts", "codec", "crashes", "due", "expires", "failure", "failures", "headers", "hold", "id",
-        "keep", "key", "limits", "max_attempts", "max_crashes", "note_bytes", "notes", "notes_gone", "payload", "place",
+        "keep", "key", "max_attempts", "max_crashes", "needs", "note_bytes", "notes", "notes_gone", "payload", "place",
         "priority", "queue", "settled", "since", "skippers", "state", "unique", "value", "value_codec",
     )  # fmt: skip
 
@@ -95,7 +97,8 @@ class StoredEvent:
         self.max_attempts: int | None = options.max_attempts
         self.max_crashes: int | None = options.max_crashes
         self.keep: float | None = options.keep
-        self.limits: Limits = tuple(sorted(options.limits.items()))
+        rates = sorted((name, places, seconds) for name, (places, seconds) in options.rates.items())
+        self.needs: Needs = (tuple(sorted(options.limits.items())), tuple(rates))
         self.since: float | None = None
         """When the first of the debounced puts came whose last one this is."""
         self.state: State = State.READY
@@ -137,8 +140,12 @@ class StoredEvent:
             worker=self.hold.seat.worker if self.hold is not None else None,
             failures=self.failures, crashes=self.crashes, attempts=attempts, settled=self.settled or None,
             value=self.value, value_codec=self.value_codec, failure=self.failure,
-            limits=dict(self.limits),
+            limits=dict(self.needs[0]), rates=self.rates(),
         )  # fmt: skip
+
+    def rates(self) -> dict[str, tuple[int, float]]:
+        """Its rates as they were put."""
+        return {name: (places, seconds) for name, places, seconds in self.needs[1]}
 
     def matches(self, wanted: Filter) -> bool:
         created = ids.created_of(self.id)
@@ -157,8 +164,8 @@ class StoredEvent:
 class StoredQueue:
     """The places of one queue: each event stands in the one of its state. A transition is `leave`, `enter`.
 
-    ready       a line per set of workers that skipped the event, and limits: highest priority first, then by place
-    expiring    a line of the ready events that have limits, by their expiry: nothing else may reach them in time
+    ready       a line per set of workers that skipped the event, and needs: highest priority first, then by place
+    expiring    a line of the ready events that need something, by their expiry: nothing else may reach them in time
     delayed     a line by due time
     held        the claims, the one longest without progress first
     finals      per final state, the one settled first first
@@ -170,7 +177,7 @@ class StoredQueue:
         self.settings: Settings = Settings()
         self.events: dict[str, StoredEvent] = {}
         self.counts: dict[State, int] = dict.fromkeys(State, 0)
-        self.ready: dict[tuple[frozenset[str], Limits], Line] = {(NOBODY, ()): Line()}
+        self.ready: dict[tuple[frozenset[str], Needs], Line] = {(NOBODY, NO_NEEDS): Line()}
         self.expiring: Line = Line()
         self.delayed: Line = Line()
         self.held: OrderedDict[str, Hold] = OrderedDict()
@@ -186,9 +193,9 @@ class StoredQueue:
         self.events[event.id] = event
         self.counts[state] += 1
         if state is State.READY:
-            line = self.ready.setdefault((event.skippers, event.limits), Line())
+            line = self.ready.setdefault((event.skippers, event.needs), Line())
             line.add(event.id, (-event.priority, event.place))
-            if event.limits and event.expires is not None:
+            if event.needs != NO_NEEDS and event.expires is not None:
                 self.expiring.add(event.id, event.expires)
         elif state is State.DELAYED:
             self.delayed.add(event.id, event.due)
@@ -204,11 +211,11 @@ class StoredQueue:
         del self.events[event.id]
         self.counts[event.state] -= 1
         if event.state is State.READY:
-            line = self.ready[event.skippers, event.limits]
+            line = self.ready[event.skippers, event.needs]
             line.remove(event.id)
             self.expiring.remove(event.id)
-            if not line and (event.skippers or event.limits):
-                del self.ready[event.skippers, event.limits]
+            if not line and (event.skippers or event.needs != NO_NEEDS):
+                del self.ready[event.skippers, event.needs]
         elif event.state is State.DELAYED:
             self.delayed.remove(event.id)
         elif event.state is State.CLAIMED:
@@ -218,19 +225,23 @@ class StoredQueue:
         else:
             del self.finals[event.state][event.id]
 
-    def first_ready(self, worker: str, has_places: Callable[[Limits], bool]) -> StoredEvent | None:
-        """The event that a worker would start next: of those for whose limits there are places."""
+    def first_ready(self, worker: str, now: float, may_start: Callable[[Needs, float], bool]) -> StoredEvent | None:
+        """The event that a worker would start next: of those that have what they need."""
         heads = [
             line.first()
-            for (skippers, limits), line in self.ready.items()
-            if worker not in skippers and has_places(limits)
+            for (skippers, needs), line in self.ready.items()
+            if worker not in skippers and (needs == NO_NEEDS or may_start(needs, now))
         ]
         head = min((head for head in heads if head is not None), default=None)
         return None if head is None else self.events[head[1]]
 
     def waits_for(self, name: str) -> bool:
         """Whether a ready event needs a place of this name."""
-        return any(name in dict(limits) for (_, limits), line in self.ready.items() if limits and line)
+        return any(name in dict(needs[0]) for (_, needs), line in self.ready.items() if needs[0] and line)
+
+    def rates_waited_for(self) -> list[tuple[tuple[str, int, float], ...]]:
+        """The rates of ready events."""
+        return [needs[1] for (_, needs), line in self.ready.items() if needs[1] and line]
 
     def has_room(self) -> bool:
         """Whether the queue's own limit lets another event start."""
@@ -238,7 +249,7 @@ class StoredQueue:
         return most is None or len(self.held) < most
 
     def next_expired(self, now: float) -> StoredEvent | None:
-        """A ready event with limits that is past its expiry."""
+        """A ready event that needs something and is past its expiry."""
         head = self.expiring.first()
         return self.events[head[1]] if head is not None and head[0] <= now else None
 

@@ -6,7 +6,7 @@ import functools
 import heapq
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -31,7 +31,16 @@ from eventq.model import (
     Worker,
 )
 from eventq.retry import SUSPECT_CRASHES
-from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, MAX_PUT_EVENTS, Slot, Storage, Watch
+from eventq.storage.base import (
+    LOOK_INTERVAL,
+    MAX_NOTE_BYTES,
+    MAX_PUT_BYTES,
+    MAX_PUT_EVENTS,
+    Slot,
+    Storage,
+    Watch,
+    introduction,
+)
 from eventq.storage.memory.queue import Hold, StoredEvent, StoredQueue
 from eventq.storage.memory.store import MemorySlot, Seat, Store
 
@@ -39,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_NAME = 100
-MAX_NOTE_BYTES = 1 << 20
+MAX_NOTES_BYTES = 1 << 20
 NOTE_OVERHEAD = 64
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
@@ -74,6 +83,8 @@ class MemoryStorage(Storage):
     The workers of one store need clocks that agree. Nothing crosses a fork: in the child every method raises
     StorageClosed.
     """
+
+    shared: ClassVar[bool] = False
 
     def __init__(self, name: str | None = None, *, clock: Clock = SYSTEM) -> None:
         with _named_lock:
@@ -183,7 +194,7 @@ class MemoryStorage(Storage):
             while not place.paused(now) and (late := place.next_expired(now)) is not None:
                 self._store.must_not_start(late, now)
             while len(claimed) < limit and not place.paused(now) and place.has_room():
-                event = place.first_ready(self.worker, self._store.has_places)
+                event = place.first_ready(self.worker, now, self._store.may_start)
                 if event is None:
                     break
                 if self._store.must_not_start(event, now):
@@ -218,16 +229,20 @@ class MemoryStorage(Storage):
             return
 
     def note(self, claimed: Claimed, kind: str, data: bytes) -> None:
+        if len(data) > MAX_NOTE_BYTES:
+            raise PayloadError(f"a note of {len(data)} bytes; at most {MAX_NOTE_BYTES}: note less, or note it in parts")
         with self._gate:
             hold = self._held(claimed)
             event = hold.event
-            event.notes.append(Note(self._clock.now(), kind, msgspec.Raw(bytes(data))))
+            number = event.notes_gone + len(event.notes) + 1
+            event.notes.append(Note(self._clock.now(), kind, msgspec.Raw(bytes(data)), number))
             event.note_bytes += NOTE_OVERHEAD + len(data)
-            while event.note_bytes > MAX_NOTE_BYTES and len(event.notes) > 1:  # the oldest go
+            while event.note_bytes > MAX_NOTES_BYTES:  # the oldest go
                 event.note_bytes -= NOTE_OVERHEAD + len(bytes(event.notes.pop(0).data))
                 event.notes_gone += 1
             hold.progress = self._clock.monotonic()
             self._store.queue_of(event).held.move_to_end(event.id)
+            self._store.ring("event", event.id, everybody=True)
 
     def _held(self, claimed: Claimed) -> Hold:
         hold = claimed.token
@@ -345,12 +360,20 @@ class MemoryStorage(Storage):
 
     # ------------------------------------------------------------------ life
 
+    def introduce(self, queues: Sequence[str], tasks: Sequence[str]) -> None:
+        for queue in queues:
+            check_name(queue)
+        said = introduction(queues, tasks)
+        with self._gate:
+            self._seat.introduction = said
+
     def workers(self) -> list[Worker]:
         with self._gate:
             return [
                 Worker(
                     id=seat.worker, pid=os.getpid(), host=os.uname().nodename, since=seat.since,
-                    claims=tuple(seat.holds), queues=tuple(sorted(seat.queues)),
+                    claims=tuple(seat.holds), queues=tuple(sorted(seat.queues)), serves=seat.introduction[0],
+                    tasks=seat.introduction[1],
                 )
                 for seat in self._store.seats.values()
             ]  # fmt: skip
@@ -362,6 +385,7 @@ class MemoryStorage(Storage):
                 self._looked = monotonic
                 self._store.bury(now)
                 self._store.end_leases(now, monotonic)
+                self._store.forget_starts(now)
                 for place in self._store.queues.values():
                     self._store.tidy(place, now)
             return self._next_look(now)
@@ -376,6 +400,9 @@ class MemoryStorage(Storage):
             due = place.next_due()
             if due is not None:
                 wait = min(wait, due - now)
+            for rates in place.rates_waited_for():
+                if (due := self._store.free_at(rates, now)) > now:
+                    wait = min(wait, due - now)
         return wait
 
     def watch(self, queue: str | None = None, id: str | None = None) -> Watch:

@@ -5,13 +5,16 @@ Every function here is called with `Store.lock` held.
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from eventq import ids, retry
 from eventq.model import (
+    MAX_PLACES,
     Attempt,
     Cancel,
     Claimed,
@@ -32,12 +35,15 @@ from eventq.model import (
     State,
 )
 from eventq.storage.base import debounced, displaced_by
-from eventq.storage.memory.queue import Hold, Limits, StoredEvent, StoredQueue
+from eventq.storage.memory.queue import Hold, Needs, StoredEvent, StoredQueue
 from eventq.storage.memory.wake import Bell, PipeWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from eventq.clock import Clock
 
+RATES_STEP = 64
 PRUNE_STEP = 1000
 """Records that one look at a queue gives up at most."""
 
@@ -48,10 +54,37 @@ class Seat:
     def __init__(self, worker: str, since: float) -> None:
         self.worker: str = worker
         self.since: float = since
+        self.introduction: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        """The queues it serves, the tasks it knows."""
         self.holds: dict[str, Hold] = {}
         self.queues: set[str] = set()
         self.slots: set[MemorySlot] = set()
         self.watches: set[PipeWatch] = set()
+
+
+class Starts:
+    """When events with a rate were started, the last one last."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=MAX_PLACES)
+        self._longest = 0.0
+
+    def add(self, now: float, seconds: float) -> None:
+        self._times.append(now)
+        self._longest = max(self._longest, seconds)
+
+    def free_at(self, places: int, seconds: float, now: float) -> float:
+        """When another one may start, of so many within so many seconds."""
+        times = self._times
+        for at in range(len(times) - 1, -1, -1):
+            if times[at] <= now:
+                break
+            times[at] = now  # the clock was set back: or it would count until the clock is there again
+        return times[-places] + seconds if len(times) >= places else 0.0
+
+    def is_over(self, now: float) -> bool:
+        """Whether no start counts any more."""
+        return self._times[-1] + self._longest <= now
 
 
 class MemorySlot:
@@ -86,6 +119,8 @@ class Store:
         self.slots: dict[str, set[MemorySlot]] = {}
         self.places: dict[str, set[int]] = {}
         """Which places of the limits that events name are held."""
+        self.rates: OrderedDict[str, Starts] = OrderedDict()
+        """What was started of each name of a rate, the name of the last start last."""
         self.bells: dict[tuple[str, str], Bell] = {}
 
     def queue(self, name: str) -> StoredQueue:
@@ -150,9 +185,13 @@ class Store:
         queue = self.queue_of(event)
         queue.leave(event)
         event.hold = hold = Hold(event, seat, clock.now(), clock.monotonic())
-        for name, places in event.limits:
+        limits, rates = event.needs
+        for name, places in limits:
             hold.places.append((name, self._free_place(name, places)))
             self.places.setdefault(name, set()).add(hold.places[-1][1])
+        for name, _, seconds in rates:
+            self.rates.setdefault(name, Starts()).add(hold.started, seconds)
+            self.rates.move_to_end(name)
         queue.enter(event, State.CLAIMED)
         seat.holds[event.id] = hold
         if event.unique == "waiting":
@@ -168,9 +207,27 @@ class Store:
         held = self.places.get(name, ())
         return next((place for place in range(places) if place not in held), places)
 
-    def has_places(self, limits: Limits) -> bool:
-        """Whether an event with these limits may start now."""
-        return all(self._free_place(name, places) < places for name, places in limits)
+    def may_start(self, needs: Needs, now: float) -> bool:
+        """Whether an event with these needs may start now."""
+        limits, rates = needs
+        return all(self._free_place(name, places) < places for name, places in limits) and (
+            not rates or self.free_at(rates, now) <= now
+        )
+
+    def free_at(self, rates: Iterable[tuple[str, int, float]], now: float) -> float:
+        """When all of these rates let another event start."""
+        return max(
+            self.rates[name].free_at(places, seconds, now) if name in self.rates else 0.0
+            for name, places, seconds in rates
+        )
+
+    def forget_starts(self, now: float) -> None:
+        """Forget names of which no start counts any more; a few at a time, those whose last start is long ago first."""
+        for name in list(itertools.islice(self.rates, RATES_STEP)):
+            if self.rates[name].is_over(now):
+                del self.rates[name]
+            else:
+                self.rates.move_to_end(name)
 
     def _free(self, hold: Hold) -> None:
         """An event does not run any more: its places are free, and whoever waits for them hears of it."""
@@ -315,7 +372,8 @@ class Store:
     def _replay(self, event: StoredEvent, now: float, stamps: ids.Stamps) -> str:
         options = PutOptions(
             codec=event.codec, priority=event.priority, max_attempts=event.max_attempts,
-            max_crashes=event.max_crashes, keep=event.keep, limits=dict(event.limits),
+            max_crashes=event.max_crashes, keep=event.keep, limits=dict(event.needs[0]),
+            rates=event.rates(),
         )  # fmt: skip
         replay = ids.event_id(stamps.next(), 0)
         self.add(self.queue_of(event), replay, event.payload, event.headers, options, now)

@@ -29,7 +29,10 @@ import pytest
 from eventq.storage.base import Storage
 from eventq.testing.clock import FakeClock
 
-_PARTS = ("claims", "deaths", "edits", "keys", "limits", "presence", "puts", "records", "scene", "settings", "settles")
+_PARTS = (
+    "claims", "deaths", "edits", "keys", "limits", "presence", "puts", "rates", "records", "scene", "settings",
+    "settles",
+)  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
 from eventq.testing.conformance.claims import ClaimRules  # noqa: E402 - after asserts are told to explain themselves
@@ -39,6 +42,7 @@ from eventq.testing.conformance.keys import KeyRules  # noqa: E402
 from eventq.testing.conformance.limits import LimitRules  # noqa: E402
 from eventq.testing.conformance.presence import PresenceRules  # noqa: E402
 from eventq.testing.conformance.puts import PutRules  # noqa: E402
+from eventq.testing.conformance.rates import RateRules  # noqa: E402
 from eventq.testing.conformance.records import RecordRules  # noqa: E402
 from eventq.testing.conformance.scene import Scene  # noqa: E402
 from eventq.testing.conformance.settings import SettingsRules  # noqa: E402
@@ -57,6 +61,7 @@ class StorageConformance(
     SettingsRules,
     KeyRules,
     LimitRules,
+    RateRules,
     PresenceRules,
 ):
     """What every storage promises, one small test per sentence."""

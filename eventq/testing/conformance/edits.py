@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -193,6 +193,56 @@ class EditRules:
         assert claimed.id == new != id
         assert (msgspec.json.decode(claimed.payload), claimed.headers, claimed.priority) == ({"n": 1}, {"a": 1}, 4)
         assert scene.record(worker, id).value == b"1"
+
+    @pytest.mark.parametrize("way", ["alone", "of several", "retried", "given back"])
+    def test_a_replayed_event_has_what_it_was_put_with(self, scene: Scene, way: str) -> None:
+        worker = scene.open()
+        options: dict[str, Any] = {"max_attempts": 7, "keep": 500.0, "limits": {"a": 4}, "rates": {"b": (9, 60.0)}}
+        ids = scene.put(worker, *(range(1) if way == "alone" else range(3)), **options)
+        if way == "given back":  # all but the first, which runs
+            scene.claim(worker)
+            worker.configure("q", {"paused": True})
+            scene.until(lambda: worker.claim("q") == [], worker)
+            worker.configure("q", {"paused": False})
+            del ids[0]
+        claims = worker.claim("q", len(ids))
+        if way == "retried":
+            for claimed in claims:
+                worker.settle(claimed, Retried(0.0))
+            claims = worker.claim("q", len(ids))
+        news = []
+        for claimed in claims:
+            worker.settle(claimed, Completed(b"1"))
+            news += worker.edit("q", [claimed.id], Requeue())
+        assert not {*news} & {"too late", "unknown", *ids}
+        again = worker.claim("q", len(news))
+        assert [claimed.id for claimed in again] == news
+        for claimed in again:
+            assert (claimed.max_attempts, claimed.keep) == (7, 500.0)
+            record = scene.record(worker, claimed.id)
+            assert (record.limits, record.rates) == ({"a": 4}, {"b": (9, 60.0)})
+            worker.settle(claimed, Rejected())
+
+    def test_a_replayed_event_is_poison_as_soon_as_it_was(self, scene: Scene) -> None:
+        victim, heir = scene.open(), scene.open()
+        (id,) = scene.put(heir, 1, max_crashes=1)
+        heir.settle(scene.claim(heir), Completed(b"1"))
+        (new,) = heir.edit("q", [id], Requeue())
+        assert scene.claim(victim).id == new
+        scene.kill(victim)
+        scene.until(lambda: heir.stats("q").claimed == 0, heir)
+        assert heir.claim("q") == []
+        assert scene.record(heir, new).state is State.DEAD
+
+    def test_a_replayed_result_is_kept_as_long_as_that_of_the_first_run(self, scene: Scene) -> None:
+        """Also if it was the run that said how long, as tasks do."""
+        worker = scene.open()
+        (id,) = scene.put(worker, 1)
+        claimed = scene.claim(worker)
+        claimed.keep = 500.0
+        worker.settle(claimed, Completed(b"1"))
+        worker.edit("q", [id], Requeue())
+        assert scene.claim(worker).keep == 500.0
 
     def test_only_events_that_do_not_run_anyway_can_be_requeued(self, scene: Scene) -> None:
         worker = scene.open()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventq.errors import StorageClosed
+from eventq.errors import ConfigError, StorageClosed
 from eventq.model import Cancel, Completed, PutOptions, State
-from eventq.storage.base import LOOK_INTERVAL
+from eventq.storage.base import LOOK_INTERVAL, MAX_INTRODUCTION
 from eventq.testing.conformance.scene import EVERYTHING, fires
 
 if TYPE_CHECKING:
@@ -36,6 +36,27 @@ class PresenceRules:
         one.settle(first, Completed())
         found = {worker.id: worker for worker in two.workers()}
         assert found[one.worker].claims == (ids[1],)
+
+    def test_who_introduces_itself_is_listed_with_what_it_serves(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        two.claim("q")
+        one.introduce(["mail", "Übung"], ["shop.send", "shop.bill"])
+        found = {worker.id: worker for worker in two.workers()}
+        assert (found[one.worker].serves, found[one.worker].tasks) == (("mail", "Übung"), ("shop.send", "shop.bill"))
+        assert (found[one.worker].claims, found[one.worker].pid) == ((), os.getpid())
+        assert (found[two.worker].serves, found[two.worker].tasks) == ((), ())
+        assert "mail" not in two.queues()  # it only said so
+        one.introduce(["q"], [])
+        found = {worker.id: worker for worker in one.workers()}
+        assert (found[one.worker].serves, found[one.worker].tasks) == (("q",), ())
+
+    def test_wrong_introductions_are_refused(self, scene: Scene) -> None:
+        worker = scene.open()
+        worker.introduce(["q"], ["t"])
+        for queues, tasks in ([""], []), (["x" * 101], []), (["q"], ["x" * MAX_INTRODUCTION]):
+            with pytest.raises(ConfigError):
+                worker.introduce(queues, tasks)
+        assert [(found.serves, found.tasks) for found in worker.workers()] == [(("q",), ("t",))]
 
     def test_who_left_is_not_listed(self, scene: Scene) -> None:
         one, two = scene.open(), scene.open()
@@ -108,6 +129,7 @@ class PresenceRules:
             lambda: worker.settings("q"),
             lambda: worker.configure("q", {}),
             lambda: worker.drop("q"),
+            lambda: worker.introduce(["q"], []),
             worker.workers,
             worker.recover,
             lambda: worker.watch("q"),

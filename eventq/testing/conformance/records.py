@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from eventq.model import Cancel, Completed, Filter, Move, Rejected, Released, Requeue, State
-from eventq.testing.conformance.scene import EVERYTHING, records_of
+from eventq.errors import PayloadError
+from eventq.model import Cancel, Completed, Filter, Move, Rejected, Released, Requeue, Retried, State
+from eventq.storage.base import MAX_NOTE_BYTES
+from eventq.testing.conformance.scene import EVERYTHING, fires, records_of
 
 if TYPE_CHECKING:
     from eventq.storage.base import Storage
@@ -252,16 +254,80 @@ class RecordRules:
             worker.note(claimed, str(number), b"1")
         assert [[note.kind for note in worker.notes(id)] for id in ids] == [["0"], ["1"]]
 
-    def test_notes_are_bounded(self, scene: Scene) -> None:
-        worker = scene.open()
+    def test_notes_are_numbered_over_attempts(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        (id,) = scene.put(one, 1)
+        for worker in (one, two, one):
+            claimed = scene.claim(worker)
+            for _ in range(2):
+                worker.note(claimed, "progress", b"1")
+            worker.settle(claimed, Retried())
+        assert [note.number for note in two.notes(id)] == [1, 2, 3, 4, 5, 6]
+        assert [note.number for note in two.notes(id, after=4)] == [5, 6]
+
+    def test_who_reads_on_finds_what_is_new(self, scene: Scene) -> None:
+        worker, other = scene.open(), scene.open()
+        (id,) = scene.put(worker, 1)
+        assert other.notes(id) == []
+        claimed = scene.claim(worker)
+        after = 0
+        for count in (1, 0, 3, 0, 0, 1):
+            for _ in range(count):
+                worker.note(claimed, "output", b'"more"')
+            notes = other.notes(id, after)
+            assert [note.number for note in notes] == list(range(after + 1, after + count + 1))
+            after += count
+        assert [note.number for note in other.notes(id)] == [1, 2, 3, 4, 5]
+
+    def test_of_too_many_notes_the_newest_are_kept_and_the_gap_shows(self, scene: Scene) -> None:
+        worker, other = scene.open(), scene.open()
         (id,) = scene.put(worker, 1)
         claimed = scene.claim(worker)
         large = b'"' + b"x" * 100_000 + b'"'
-        for _ in range(40):
+        worker.note(claimed, "output", large)
+        assert [note.number for note in other.notes(id)] == [1]
+        for _ in range(39):
             worker.note(claimed, "output", large)
-        kept = sum(len(bytes(note.data)) for note in worker.notes(id))
-        assert 500_000 < kept < 2_500_000
+        notes = other.notes(id, after=1)
+        assert 400_000 < sum(len(bytes(note.data)) for note in notes) < 1_200_000
+        assert [note.number for note in notes] == list(range(notes[0].number, 41))
+        assert notes[0].number > 2  # so who had read number 1 sees that some are missing
+        worker.note(claimed, "output", b"1")
+        assert [note.number for note in other.notes(id, after=40)] == [41]
         worker.settle(claimed, Completed())
+
+    def test_a_note_that_is_too_large_is_refused(self, scene: Scene) -> None:
+        worker = scene.open()
+        (id,) = scene.put(worker, 1)
+        claimed = scene.claim(worker)
+        worker.note(claimed, "output", b'"' + b"x" * (MAX_NOTE_BYTES - 2) + b'"')
+        with pytest.raises(PayloadError, match=str(MAX_NOTE_BYTES)):
+            worker.note(claimed, "output", b'"' + b"x" * MAX_NOTE_BYTES + b'"')
+        assert [note.number for note in worker.notes(id)] == [1]
+
+    def test_a_note_wakes_who_watches_the_event(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        id, other = scene.put_each(one, 1, 2)
+        claims = two.claim("q", 2)
+        watch = one.watch(id=id)
+        try:
+            two.note(claims[1], "progress", b"1")
+            assert not fires(watch, 0.05)
+            two.note(claims[0], "progress", b"1")
+            assert fires(watch, 5.0)
+            assert [note.number for note in one.notes(id)] == [1]
+            watch.clear()
+            for _ in range(50):
+                two.note(claims[0], "progress", b"1")
+            assert fires(watch, 5.0)
+            two.settle(claims[0], Completed(b"1"))
+            while fires(watch, 0.1):
+                watch.clear()
+            two.note(claims[1], "progress", b"1")
+            assert not fires(watch, 0.05)
+        finally:
+            watch.close()
+        assert [claimed.id for claimed in claims] == [id, other]
 
     # ---- retention
 
@@ -276,6 +342,48 @@ class RecordRules:
         scene.long_wait(300.0)
         scene.until(lambda: worker.get(id) is None, worker)
         assert worker.stats("q").completed == 0
+
+    @pytest.mark.parametrize(("queue", "own"), [(1e4, 1e5), (1e6, 1e5), (0.0, 1e5)])
+    @pytest.mark.parametrize("way", ["put", "claimed", "retried", "another", "prune"])
+    def test_a_record_stays_for_its_own_time_and_goes_soon_after(
+        self, scene: Scene, queue: float, own: float, way: str
+    ) -> None:
+        """Said when it was put, or by who settles it; also after it was put back."""
+        worker, other = scene.open(), scene.open()
+        worker.configure("q", {"keep": queue})
+        (id,) = scene.put(worker, 1, keep={"claimed": None, "another": 77.0}.get(way, own))
+        scene.wait(1.0)  # or they might share what they are stored in, and go together
+        (plain,) = scene.put(worker, 2)
+        claimed, second = worker.claim("q", 2)
+        if way == "retried":
+            worker.settle(claimed, Retried())
+            claimed = scene.claim(worker)
+        assert claimed.id == id
+        worker.note(claimed, "output", b"1")
+        claimed.keep = own
+        worker.settle(second, Completed(b"2"))
+        worker.settle(claimed, Completed(b"1"))
+
+        def gone(id: str) -> bool:
+            if way == "prune":
+                other.prune("q")
+            return other.get(id) is None
+
+        margin = 100.0 if way == "prune" else 4e4  # time passes while others look
+        scene.look(worker)
+        scene.long_wait(own - margin)
+        if queue < own:
+            scene.until(lambda: gone(plain), worker)
+        scene.look(worker)
+        assert not gone(id)
+        assert scene.record(other, id).value == b"1"
+        assert len(other.notes(id)) == 1
+        assert [record.id for record in records_of(other, State.COMPLETED)] == [id, plain][: 1 + (queue > own)]
+        scene.long_wait(margin + 100.0)
+        scene.until(lambda: gone(id), worker)
+        assert other.notes(id) == []
+        assert gone(plain) == (queue < own)
+        assert other.stats("q").completed == int(queue > own)
 
     def test_dead_letters_are_pruned_after_their_time(self, scene: Scene) -> None:
         worker = scene.open()

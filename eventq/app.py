@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+import threading
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from eventq import clock
 from eventq.codec import JSON, choose, packer
-from eventq.config import AppConfig, QueueSettings, known, text, type_name
+from eventq.config import AppConfig, Config, QueueSettings, known, queue_settings, task_options, text, type_name
 from eventq.errors import ConfigError
 from eventq.handle import Handle
 from eventq.lock import Lock, Semaphore
+from eventq.middleware import Hooks
 from eventq.model import Cancel
+from eventq.options import CallOptions, TaskOptions
 from eventq.queue import Queue
-from eventq.storage import DEFAULT_URL, Storage, open_storage
+from eventq.sources import read_config
+from eventq.storage import Storage, open_storage
 from eventq.store import Store
+from eventq.stream import Stream
+from eventq.task import Task, make_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
     from datetime import datetime
     from types import TracebackType
-    from typing import Self, Unpack
+    from typing import Literal, Self, Unpack
 
     from eventq.aio import AsyncApp
-    from eventq.model import Name, Record, Worker
+    from eventq.middleware import Middleware
+    from eventq.model import Name, Record
+    from eventq.model import Worker as WorkerRecord
+    from eventq.options import Executor
+    from eventq.task import AsyncGeneratorTask, BindingDecorator, CoroutineTask, GeneratorTask, TaskDecorator
+    from eventq.worker import Worker
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+Y = TypeVar("Y")
 
 log: logging.Logger = logging.getLogger("eventq.app")
 
@@ -48,19 +63,20 @@ class App:
     """A program's way into a store: its queues, handles, names and locks. `with App() as app:` closes it.
 
     `url` is a directory (`"./.eventq"`, `"file:///srv/q"`), `"memory://"`, or another storage's URL; without one the
-    environment's EVENTQ_URL, read now, else `./.eventq`. The store is opened (and made, if need be) at once, so that
-    what is wrong with it is said here.
+    environment's EVENTQ_URL, else `url` of `[tool.eventq]` in the nearest pyproject.toml, else `./.eventq`. The store
+    is opened (and made, if need be) at once, so that what is wrong with it is said here.
 
     `sync` belongs to a file store and is fixed when that is made, True unless said: then what was put survives a power
     cut, not only the death of processes. `storage` is an opened storage instead of a URL; the app closes it. `codec` is
     how payloads are written: `"json"`, `"msgpack"`, or an object; `codecs` are further ones to read; `clock` is for
-    tests.
+    tests. Every other option is a field of `eventq.config.Config`, and may as well be said in the environment and in
+    pyproject.toml; those are read now, and then not again.
 
     An app may be used by many threads, and after a fork. Raises ConfigError, StorageError; TypeError for an unknown
     option.
     """
 
-    __slots__ = ("store",)
+    __slots__ = ("_states", "_states_lock", "config", "hooks", "store", "tasks")
 
     def __init__(
         self,
@@ -72,15 +88,24 @@ class App:
     ) -> None:
         options = known(config, AppConfig, "App")
         time = options.get("clock", clock.SYSTEM)
-        codec, codecs = choose(options.get("codec", "json"), options.get("codecs", ()))
-        if storage is None:
-            if url is None:
-                url = os.environ.get("EVENTQ_URL") or DEFAULT_URL
-            storage = open_storage(os.fspath(url), sync=sync, clock=time)
-        elif url is not None or sync is not None:
+        where: dict[str, Any] = {} if url is None else {"url": os.fspath(url)}
+        if sync is not None:
+            where["sync"] = sync
+        if storage is not None and where:
             raise ConfigError("storage= is open already; leave out url and sync=")
+        self.config: Config = read_config({**options, **where}, opened=storage is not None)
+        """What was said to it, in the environment and in pyproject.toml, merged."""
+        codec, codecs = choose(self.config.codec, options.get("codecs", ()))
+        if storage is None:
+            storage = open_storage(self.config.url, sync=self.config.sync, clock=time)
         self.store: Store = Store(storage, codec=codec, codecs=codecs, clock=time)
         """The opened store, on which the layers above build."""
+        self.tasks: dict[str, Task[Any, Any]] = {}
+        """The tasks that are defined here, by name."""
+        self.hooks: Hooks = Hooks()
+        """What is told about tasks and workers: see `use` and `on`."""
+        self._states: dict[str, Any] = {}
+        self._states_lock = threading.Lock()
 
     @property
     def aio(self) -> AsyncApp:
@@ -127,15 +152,15 @@ class App:
                 raise TypeError("a queue is named by a text or by its type, not by two types")
             name, type = type_name(name), name
         queue: Queue[Any] = Queue(self.store, name, type)
-        if settings:
-            queue.configure(**settings)
+        if said := queue_settings(self.config, name, settings):
+            queue.configure(**said)
         return queue
 
     def queues(self) -> list[str]:
         """The names of all queues, sorted."""
         return self.store.storage.queues()
 
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[WorkerRecord]:
         """The living processes that have joined the store, and what they run."""
         return self.store.storage.workers()
 
@@ -160,12 +185,133 @@ class App:
         """
         return Handle(self.store, id, type)
 
+    @overload
+    def stream(self, id: str, type: type[T], *, start: int = 0, timeout: float | None = None) -> Stream[T]: ...
+    @overload
+    def stream(self, id: str, type: Any = Any, *, start: int = 0, timeout: float | None = None) -> Stream[Any]: ...
+    def stream(self, id: str, type: Any = Any, *, start: int = 0, timeout: float | None = None) -> Stream[Any]:
+        """What the event's handler yields, from the value `start` on, waiting `timeout` seconds for each: see
+        `Stream`."""
+        return Stream(self.store, id, type, start=start, timeout=timeout)
+
     def cancel(self, id: str, reason: str = "") -> str:
         """Cancel an event: `"cancelled"`, `"requested"` (it runs, and its worker was asked) or `"too late"`.
 
         `"unknown"` means that there is no record of it (any more).
         """
         return self.store.storage.edit(None, [id], Cancel(reason))[0]
+
+    # ------------------------------------------------------------------ tasks
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, AsyncIterator[Y]], /) -> AsyncGeneratorTask[P, Y]: ...
+    @overload
+    def task(self, function: Callable[P, Iterator[Y]], /) -> GeneratorTask[P, Y]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        bind: Literal[True],
+        cls: type[Task[Any, Any]] | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> BindingDecorator: ...
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        bind: Literal[False] = False,
+        cls: type[Task[Any, Any]] | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> TaskDecorator: ...
+    def task(self, function: Any = None, /, **options: Any) -> Any:
+        """Make a task of a function: `@app.task`, or `@app.task(max_attempts=3, timeout=30)`.
+
+        Workers that import its module can run it, wherever it is enqueued. Its name is `module.function` (the file's
+        name for a script) unless `name=` says another. With `bind=True` the function's first parameter takes the
+        `Context` of the run, and callers leave it out. The options are those of `TaskOptions`; `cls` is a subclass of
+        `Task` to make.
+
+        Raises TypeError for what is no function, for a lambda, an unknown option, or a type hint that no argument can
+        be converted to; ConfigError for an option that cannot be; DuplicateName if the name is taken.
+        """
+        cls, bind = options.pop("cls", None), options.pop("bind", False)
+        said = {**known(options, TaskOptions, "a task"), "bind": bind}
+        if function is None:
+            return functools.partial(make_task, self, said, cls)
+        return make_task(self, said, cls, function)
+
+    def task_named(self, name: str, **options: Unpack[CallOptions]) -> Task[..., Any]:
+        """A task by its name, without its code: what is enqueued waits for a worker that knows it.
+
+        If it is defined here, that task, with the options. Otherwise arguments must be plain data, and nothing checks
+        them.
+        """
+        task = self.tasks.get(text("the name of a task", name))
+        if task is None:
+            task = Task(self, None, {"name": name})
+        return task.using(**options) if options else task
+
+    def worker(
+        self,
+        queues: Iterable[str] | Mapping[str, int] | None = None,
+        *,
+        concurrency: int | None = None,
+        executor: Executor | None = None,
+        stop_timeout: float | None = None,
+        max_tasks: int | None = None,
+        max_bytes: int | None = None,
+    ) -> Worker:
+        """A worker for the tasks of this app: `app.worker().run()`.
+
+        `queues`: names in the order in which they are served, or names with weights (`{"mail": 3, "bulk": 1}`);
+        without, the queues of all tasks defined here. `concurrency`: how many events it runs at once. `executor`: where
+        sync functions run, `"thread"`, `"process"` or `"inline"` (one by one). `stop_timeout`: the seconds that running
+        tasks get when it stops. After `max_tasks` runs, or with more than `max_bytes` of memory, it stops by itself.
+        What is not said here is said by the configuration.
+        """
+        from eventq.worker import Worker
+
+        config = self.config
+        return Worker(
+            self,
+            config.worker_queues if queues is None else queues,
+            concurrency=config.concurrency if concurrency is None else concurrency,
+            executor=config.executor if executor is None else executor,
+            stop_timeout=config.stop_timeout if stop_timeout is None else stop_timeout,
+            max_tasks=config.max_tasks if max_tasks is None else max_tasks,
+            max_bytes=config.max_bytes if max_bytes is None else max_bytes,
+        )
+
+    def use(self, middleware: Middleware) -> None:
+        """Tell an object of yours what happens to tasks and workers here; several are told in order."""
+        self.hooks.use(middleware)
+
+    def on(self, hook: str, function: Callable[..., object]) -> None:
+        """Tell one function about one thing, as `app.on("on_failure", report)`: see `Middleware` for the hooks."""
+        self.hooks.on(hook, function)
+
+    def options_for(self, task: str) -> dict[str, Any]:
+        """What the configuration says of a task."""
+        return task_options(self.config, task, {})
+
+    def state_of(self, task: str) -> Any:
+        """The object that all runs of a task in this process share, made when the first of them asks for it; None for a
+        task without the option `state`."""
+        make = self.tasks[task].options.state if task in self.tasks else None
+        if make is None:
+            return None
+        with self._states_lock:
+            if task not in self._states:
+                self._states[task] = make()
+            return self._states[task]
 
     # ------------------------------------------------------------------ names
 

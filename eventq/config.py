@@ -1,28 +1,79 @@
-"""Options by name, and the checks they share: what is wrong fails before anything is stored."""
+"""Options by name, and the checks they share: what is wrong fails before anything is stored.
+
+An option may be said in several places. The strongest that says something wins:
+
+    1  in the program    App(...), app.queue(...), app.worker(...), the options of a command
+    2  the environment   EVENTQ_CONCURRENCY=8, EVENTQ_TASK_MAX_ATTEMPTS=5 (of every task)
+    3  a file            [tool.eventq] of the nearest pyproject.toml, from the working directory upwards
+    4  the default
+
+`Config` is what they come to. Nothing here reads them: `eventq.sources` does, when an `App` is made.
+"""
 
 from __future__ import annotations
 
 import math
 import os.path
 import sys
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import msgspec
 
 from eventq import clock
+from eventq.codec import Codec
 from eventq.errors import ConfigError
-from eventq.model import Settings, State
+from eventq.model import AtLeastOne, Seconds, Settings, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from eventq.clock import Clock
-    from eventq.codec import Codec
+
+EVERY_TASK = "*"
+"""The name under which `tasks` has options of all tasks."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said in all places, merged and checked: `app.config`. Each field has one name everywhere.
+
+    `concurrency` is `App(concurrency=8)`, `EVENTQ_CONCURRENCY=8`, and `concurrency = 8` under `[tool.eventq]`.
+    """
+
+    url: str = ""
+    """The store: a path, `file:///path`, `memory://`, or another storage's URL; `.eventq` unless said. A path in a
+    file is relative to that file. Empty if the app was handed an opened storage."""
+    sync: bool | None = None
+    """Whether puts survive a power cut; fixed when a file store is made, and then what the store says. None: not said,
+    or no file store."""
+    codec: str | Codec = "json"
+    """How payloads are written: `"json"`, `"msgpack"`, or a `Codec`; in the environment and in files
+    `"module:Name"` names a class, or an instance, to import."""
+    worker_queues: tuple[str, ...] | None = None
+    """The queues that a worker claims from if it is not told. None: what the worker itself does without."""
+    concurrency: AtLeastOne = 8
+    """How many tasks one worker process runs at once."""
+    executor: Literal["thread", "process", "inline"] = "thread"
+    """Where a worker runs sync functions whose task does not say."""
+    processes: AtLeastOne = 1
+    """How many worker processes `eventq worker` starts."""
+    stop_timeout: Seconds = 10.0
+    """Seconds that running tasks get to finish at a graceful stop, before they are handed back."""
+    max_tasks: AtLeastOne | None = None
+    """A worker process is replaced after so many tasks. None: never."""
+    max_bytes: AtLeastOne | None = None
+    """A worker process is replaced once it takes more than so many bytes of memory. None: never."""
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    """What `eventq worker` logs: this, and what is worse."""
+    tasks: Mapping[str, Mapping[str, Any]] = {}
+    """Options of tasks, by the task's name; under `"*"` those of every task: see `task_options`."""
+    queues: Mapping[str, Mapping[str, Any]] = {}
+    """Settings of queues, by the queue's name: see `queue_settings`."""
 
 
 class AppConfig(TypedDict, total=False):
-    """Further options of `App`."""
+    """Further options of `App`. Those that `Config` has too beat the environment and the file."""
 
     codec: str | Codec
     """How payloads and values are written: `"json"` (default), `"msgpack"`, or a `Codec` of your own."""
@@ -30,6 +81,26 @@ class AppConfig(TypedDict, total=False):
     """Codecs of your own that this app only reads."""
     clock: Clock
     """What tells the time; tests hand in one that they move."""
+    tasks: Mapping[str, Mapping[str, Any]]
+    """Options of tasks by name, `"*"` for all: they beat the decorator's, `using(...)` beats them."""
+    queues: Mapping[str, Mapping[str, Any]]
+    """Settings of queues by name; those given to `app.queue(...)` beat them."""
+    worker_queues: Sequence[str] | None
+    """The queues of a worker that is not told; likewise those that follow."""
+    concurrency: int
+    """How many tasks one worker process runs at once: 8."""
+    executor: Literal["thread", "process", "inline"]
+    """Where sync functions run: `"thread"`."""
+    processes: int
+    """Worker processes: 1."""
+    stop_timeout: float
+    """Seconds for running tasks at a graceful stop: 10."""
+    max_tasks: int | None
+    """Tasks after which a worker process is replaced."""
+    max_bytes: int | None
+    """Bytes of memory beyond which a worker process is replaced."""
+    log_level: Literal["debug", "info", "warning", "error", "critical"]
+    """What `eventq worker` logs: `"info"`."""
 
 
 class QueueSettings(TypedDict, total=False):
@@ -47,6 +118,54 @@ class QueueSettings(TypedDict, total=False):
     max_bytes: int
     maxsize: int | None
     concurrency: int | None
+
+
+# ---------------------------------------------------------------- what was said in several places
+
+
+def combine(*said: Mapping[str, Any]) -> Config:
+    """The config of what each place said, strongest first; the values are checked already."""
+    merged: dict[str, Any] = {}
+    for values in reversed(said):
+        tasks = _stacked(merged.get("tasks", {}), values.get("tasks", {}))
+        queues = _stacked(merged.get("queues", {}), values.get("queues", {}))
+        merged |= {**values, "tasks": tasks, "queues": queues}
+    if not is_file_url(merged.get("url", "")) and "sync" not in said[0]:
+        merged.pop("sync", None)  # it was said of file stores; only who says it with the URL means this one
+    return Config(**merged)
+
+
+def _stacked(below: Mapping[str, Mapping[str, Any]], above: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Options by name, those above before those below, also where one is said of `*` above and of a name below."""
+    everywhere = above.get(EVERY_TASK, {})
+    stacked = {
+        name: {option: value for option, value in options.items() if option not in everywhere}
+        for name, options in below.items()
+    }
+    for name, options in above.items():
+        stacked[name] = {**stacked.get(name, {}), **options}
+    return stacked
+
+
+def task_options(config: Config, name: str, decorated: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a task, without defaults: what is configured for it beats what its decorator says.
+
+    Of what is configured, the stronger place wins; within one place, the task's name wins over `"*"`.
+    """
+    return {**decorated, **config.tasks.get(EVERY_TASK, {}), **config.tasks.get(name, {})}
+
+
+def queue_settings(config: Config, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were said of a queue: those given in the program beat the configured ones."""
+    return {**config.queues.get(name, {}), **given}
+
+
+def is_file_url(url: str) -> bool:
+    """Whether a URL names a directory."""
+    return "://" not in url or url.startswith("file://")
+
+
+# ---------------------------------------------------------------- checks
 
 
 def known(given: Mapping[str, Any], options: type, what: str) -> dict[str, Any]:

@@ -22,7 +22,13 @@ under `.aio`. Errors are `EventqError`s; `Retry` and `Reject` are instructions t
 #   handle          the waiter's side
 #   put, queue      events in and out
 #   lock            locks and semaphores
+#   arguments       the arguments of a call as data; options: what may be said of a task
+#   task            functions that run elsewhere; context: what a run knows of itself; run: from event to outcome
+#   stream, capture what a run yields, and what it writes; middleware: hooks
+#   process         child processes that run tasks, and child, their inside
+#   worker/         claims events and runs their tasks: intake (queues), crew (threads), loop, children
 #   app             the way in
+#   sources         configuration from the environment and pyproject.toml; supervisor: several worker processes
 #   aio             the awaitable twin of each, imported when `.aio` is used
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ from eventq.app import App, NamedClaim
 from eventq.claim import Claim, Reject, Retry
 from eventq.codec import Codec, JSONCodec, MsgpackCodec
 from eventq.config import AppConfig, QueueSettings
+from eventq.context import Context
 from eventq.errors import (
     ClaimLost,
     ConfigError,
@@ -46,18 +53,26 @@ from eventq.errors import (
     QueueFull,
     ResultMissing,
     ResultTimeout,
+    RunFailed,
     StorageClosed,
     StorageError,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
+    TaskTimeout,
     UnknownEvent,
     UnknownTask,
 )
 from eventq.handle import Handle
 from eventq.lock import Lock, Semaphore
-from eventq.model import Attempt, Event, Failure, Note, Page, Record, Settings, State, Stats, Worker
+from eventq.middleware import Middleware
+from eventq.model import Attempt, Event, Failure, Note, Page, Record, Settings, State, Stats
+from eventq.model import Worker as WorkerRecord
+from eventq.options import CallOptions, TaskOptions
 from eventq.queue import Queue
+from eventq.stream import Stream, StreamHandle
+from eventq.task import Task
+from eventq.worker import Worker
 
 __version__ = "0.1.0"
 
@@ -65,10 +80,12 @@ __all__ = [
     "App",
     "AppConfig",
     "Attempt",
+    "CallOptions",
     "Claim",
     "ClaimLost",
     "Codec",
     "ConfigError",
+    "Context",
     "CorruptRecord",
     "DuplicateKey",
     "DuplicateName",
@@ -78,6 +95,7 @@ __all__ = [
     "Handle",
     "JSONCodec",
     "Lock",
+    "Middleware",
     "MissingExtra",
     "MsgpackCodec",
     "NamedClaim",
@@ -93,18 +111,25 @@ __all__ = [
     "ResultMissing",
     "ResultTimeout",
     "Retry",
+    "RunFailed",
     "Semaphore",
     "Settings",
     "State",
     "Stats",
     "StorageClosed",
     "StorageError",
+    "Stream",
+    "StreamHandle",
+    "Task",
     "TaskCancelled",
     "TaskExpired",
     "TaskFailed",
+    "TaskOptions",
+    "TaskTimeout",
     "UnknownEvent",
     "UnknownTask",
     "Worker",
+    "WorkerRecord",
     "__version__",
 ]
 

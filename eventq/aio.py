@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from eventq.bridge import readable, sleep
 from eventq.clock import SYSTEM
@@ -32,13 +32,19 @@ if TYPE_CHECKING:
     from eventq.errors import EventqError
     from eventq.handle import Handle
     from eventq.lock import Semaphore
-    from eventq.model import Failure, Note, Outcome, Page, Record, Settings, Stats, Worker
+    from eventq.model import Failure, Note, Outcome, Page, Record, Settings, Stats
+    from eventq.model import Worker as WorkerRecord
     from eventq.put import IfExists, Unique
     from eventq.queue import Queue
     from eventq.storage.base import Watch
+    from eventq.stream import StreamHandle
+    from eventq.task import Task
+    from eventq.worker import Worker
 
 T = TypeVar("T")
+P = ParamSpec("P")
 R = TypeVar("R")
+Y = TypeVar("Y")
 
 log: logging.Logger = logging.getLogger("eventq.aio")
 
@@ -67,7 +73,7 @@ class AsyncApp:
         """See `App.queues`."""
         return await self._app.store.bridge.call(self._app.queues)
 
-    async def workers(self) -> list[Worker]:
+    async def workers(self) -> list[WorkerRecord]:
         """See `App.workers`."""
         return await self._app.store.bridge.call(self._app.workers)
 
@@ -130,6 +136,7 @@ class AsyncQueue(Generic[T]):
         debounce: float | None = None,
         debounce_max: float | None = None,
         limits: Mapping[str, int] | None = None,
+        rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> str:
@@ -148,6 +155,7 @@ class AsyncQueue(Generic[T]):
             debounce=debounce,
             debounce_max=debounce_max,
             limits=limits,
+            rates=rates,
             headers=headers,
             timeout=0,
         )
@@ -162,6 +170,7 @@ class AsyncQueue(Generic[T]):
         at: datetime | None = None,
         expires: float | None = None,
         limits: Mapping[str, int] | None = None,
+        rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> list[str]:
@@ -174,6 +183,7 @@ class AsyncQueue(Generic[T]):
             at=at,
             expires=expires,
             limits=limits,
+            rates=rates,
             headers=headers,
             timeout=0,
         )
@@ -318,6 +328,43 @@ class AsyncQueue(Generic[T]):
                 log.debug("closing the store gave back what %s had fetched ahead", self._queue.name)
 
 
+class AsyncTask(Generic[P, R]):
+    """The awaitable twin of a `Task`: `task.aio`."""
+
+    __slots__ = ("_bridge", "_task")
+
+    def __init__(self, task: Task[P, R]) -> None:
+        self._task = task
+        self._bridge = task.app.store.bridge
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """See `Task.enqueue`. If the await is cancelled, the event may or may not be stored: use a key."""
+        return await self._bridge.call(self._task.enqueue, *args, **kwargs)
+
+
+class AsyncWorker:
+    """The awaitable twin of a `Worker`: `worker.aio`."""
+
+    __slots__ = ("_bridge", "_worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._bridge = worker.app.store.bridge
+
+    async def run(self, burst: bool = False) -> int:
+        """See `Worker.run`; it hears no signals. If the await is cancelled, the worker stops gracefully, and is waited
+        for."""
+        from asyncio import CancelledError, ensure_future, shield
+
+        running = ensure_future(self._bridge.call(self._worker.run, burst))
+        try:
+            return await shield(running)
+        except CancelledError:
+            self._worker.stop()
+            await running
+            raise
+
+
 class AsyncClaim(Generic[T]):
     """The awaitable twin of a `Claim`: `claim.aio`."""
 
@@ -419,6 +466,19 @@ class AsyncHandle(Generic[R]):
                     watch.clear()
         finally:
             watch.close()
+
+
+class AsyncStreamHandle(AsyncHandle[None], Generic[Y]):
+    """The awaitable twin of a `StreamHandle`: `async for value in handle.aio`."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, handle: StreamHandle[Y], value: Callable[[Record | None, float | None], None]) -> None:
+        super().__init__(handle, value)
+        self._stream = handle.stream
+
+    def __aiter__(self) -> AsyncGenerator[Y, None]:
+        return aiter(self._stream().aio)
 
 
 class AsyncSemaphore:

@@ -17,6 +17,8 @@
     ├── ResultTimeout           (also TimeoutError) the event was not settled in time
     ├── ResultMissing           (also LookupError) no result is kept
     ├── TaskFailed              the event ended in the dead letters; `.failure` says why
+    ├── RunFailed               a run in a process of its own failed; `.failure` says why
+    ├── TaskTimeout             (also TimeoutError) a run took longer than its `timeout`
     ├── TaskCancelled           the event was cancelled
     └── TaskExpired             the event was not started in time
 
@@ -150,8 +152,26 @@ class TaskFailed(EventqError):
         return type(self), (self.id, self.failure)
 
 
+class RunFailed(EventqError):
+    """A run in a process of its own failed. What it raised stays there: `failure` has its type, message and traceback
+    as text, `bases` the names of its class and of those it derives from, `delay` what a `Retry` asked for."""
+
+    def __init__(self, failure: Failure, bases: tuple[str, ...] = (), delay: float | None = None) -> None:
+        super().__init__(f"{failure.type}: {failure.message}")
+        self.failure: Failure = failure
+        self.bases: tuple[str, ...] = bases
+        self.delay: float | None = delay
+
+    def __reduce__(self) -> tuple[type[RunFailed], tuple[Failure, tuple[str, ...], float | None]]:
+        return type(self), (self.failure, self.bases, self.delay)
+
+
 class TaskCancelled(EventqError):
     """The event was cancelled."""
+
+
+class TaskTimeout(EventqError, TimeoutError):
+    """A run took longer than the task's `timeout`. It counts as a failed attempt."""
 
 
 class TaskExpired(EventqError):

@@ -99,7 +99,11 @@ class Handle(Generic[R]):
         return self.store.storage.edit(None, [self.id], Cancel(reason))[0]
 
     def notes(self, after: int = 0) -> list[Note]:
-        """What its handler noted so far (progress and the like), without the first `after` notes."""
+        """What its handler noted so far (progress and the like), in order, from all attempts.
+
+        Only those whose `Note.number` is greater than `after`: give the number of the last note that you have read. Of
+        too many the oldest are not kept; then the first number is greater than `after + 1`.
+        """
         return self.store.storage.notes(self.id, after)
 
     def __repr__(self) -> str:
@@ -169,8 +173,10 @@ class Patience:
         if record.state is State.CLAIMED:
             return
         for worker in storage.workers():
-            # One that has claimed from no queue yet may be about to; this process itself only waits.
-            if record.queue in worker.queues or (not worker.queues and worker.id != storage.worker):
+            if record.queue in worker.queues or record.queue in worker.serves:
+                return
+            # One that has neither said nor shown what it claims from may be about to; this process itself only waits.
+            if not (worker.queues or worker.serves) and worker.id != storage.worker:
                 return
         log.warning(
             "waiting for event %s, but no live worker claims from %r; start one, or claim there",

@@ -12,7 +12,7 @@ from eventq.claim import current
 from eventq.codec import JSON
 from eventq.config import instant, patience, seconds, text
 from eventq.errors import ConfigError, DuplicateKey, PayloadError, QueueFull
-from eventq.model import MAX_PLACES, PutOptions
+from eventq.model import MAX_PLACES, MAX_SECONDS, PutOptions
 from eventq.retry import pauses
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class PutArguments(TypedDict, total=False):
     debounce: float | None
     debounce_max: float | None
     limits: Mapping[str, int] | None
+    rates: Mapping[str, tuple[int, float]] | None
     headers: Mapping[str, Any] | None
 
 
@@ -68,6 +69,7 @@ def put_options(store: Store, **given: Unpack[PutArguments]) -> PutOptions:
         debounce=debounce,
         debounce_max=debounce_max,
         limits=_limits(given.get("limits")),
+        rates=_rates(given.get("rates")),
         headers=_headers(given.get("headers")),
     )
 
@@ -159,21 +161,47 @@ def _debounce(given: PutArguments) -> tuple[float | None, float | None]:
 
 def _limits(given: Mapping[str, int] | None) -> dict[str, int]:
     """Names with their numbers of places."""
+    return {
+        name: _places("limits", name, places, "may run at once")
+        for name, places in _by_name("limits", "whole numbers", given).items()
+    }
+
+
+def _rates(given: Mapping[str, tuple[int, float]] | None) -> dict[str, tuple[int, float]]:
+    """Names with their numbers of starts, and the seconds within which so many may be."""
+    rates: dict[str, tuple[int, float]] = {}
+    for name, rate in _by_name("rates", "(number, seconds)", given).items():
+        if not isinstance(rate, tuple | list) or len(rate) != 2:
+            raise TypeError(f"rates= takes (number, seconds) by name, as (10, 60.0); {name!r} has {rate!r:.80}")
+        places = _places("rates", name, rate[0], "may start within that time")
+        period = seconds(f"seconds of {name!r} in rates", rate[1], zero=False)
+        if period > MAX_SECONDS:
+            raise ConfigError(f"rates={{{name!r}: ({places}, {period})}}; at most {MAX_SECONDS:g} seconds")
+        rates[name] = places, period
+    return rates
+
+
+def _by_name(option: str, what: str, given: Mapping[str, T] | None) -> Mapping[str, T]:
+    """What an option gives by name, once the names are checked."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise TypeError(f"limits= takes a dict of whole numbers by name, not {type(given).__name__}")
-    for name, places in given.items():
-        text("a name in limits=", name)
-        if isinstance(places, bool) or not isinstance(places, int):
-            raise TypeError(f"limits= takes whole numbers; {name!r} has {type(places).__name__}")
-        if not 1 <= places <= MAX_PLACES:
-            raise ConfigError(f"limits={{{name!r}: {places}}}; write how many may run at once, 1 to {MAX_PLACES}")
+        raise TypeError(f"{option}= takes a dict of {what} by name, not {type(given).__name__}")
+    for name in given:
+        text(f"a name in {option}=", name)
     try:
         JSON.encode(list(given))
     except UnicodeEncodeError as error:
-        raise ConfigError(f"limits=: a name is not valid Unicode text: {error}") from error
-    return dict(given)
+        raise ConfigError(f"{option}=: a name is not valid Unicode text: {error}") from error
+    return given
+
+
+def _places(option: str, name: str, places: object, verb: str) -> int:
+    if isinstance(places, bool) or not isinstance(places, int):
+        raise TypeError(f"{option}= takes whole numbers; {name!r} has {type(places).__name__}")
+    if not 1 <= places <= MAX_PLACES:
+        raise ConfigError(f"{option}={{{name!r}: {places}}}; write how many {verb}, 1 to {MAX_PLACES}")
+    return places
 
 
 def _headers(given: Mapping[str, Any] | None) -> dict[str, Any]:

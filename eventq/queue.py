@@ -52,7 +52,7 @@ class Queue(Generic[T]):
     claimed; without one, they must be plain data that comes back equal from the codec.
     """
 
-    __slots__ = ("_codec_name", "_decode", "_decoders", "_pack", "_plain", "_put", "name", "store", "type")
+    __slots__ = ("_codec_name", "_decode", "_decoders", "_pack", "_plain", "name", "store", "type")
 
     def __init__(self, store: Store, name: str, type: Any = Any) -> None:
         self.name: str = text("the name of a queue", name)
@@ -67,7 +67,6 @@ class Queue(Generic[T]):
         self._decode = codec.decoder(type)
         self._decoders: dict[str, Callable[[bytes], Any]] = {codec.name: self._decode}
         self._plain = PutOptions(codec=codec.name)
-        self._put = store.storage.put
 
     @property
     def aio(self) -> AsyncQueue[T]:
@@ -97,6 +96,7 @@ class Queue(Generic[T]):
         debounce: float | None = None,
         debounce_max: float | None = None,
         limits: Mapping[str, int] | None = None,
+        rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> str:
@@ -123,6 +123,11 @@ class Queue(Generic[T]):
         all queues of the store; an event that must wait is ready, and does not stop those behind it. The places of a
         name are numbered: events that give it different numbers share the first ones.
 
+        `rates`: at most so many starts within so many seconds, as `{"smtp": (10, 60.0)}`: of events that give that
+        name, over all queues and processes. A start counts from then on, whatever becomes of the event or its process;
+        a second attempt is another start. An event that must wait is ready, and does not stop those behind it. A limit
+        and a rate of one name have nothing to do with each other; an event may have both.
+
         `headers`: JSON values by name. Within `with claim`, the headers of the claimed event come along, with
         `correlation_id`: that event's own, else its id. Headers given here win.
 
@@ -140,10 +145,9 @@ class Queue(Generic[T]):
             and at is None
             and expires is None
             and key is None
-            and throttle is None
-            and debounce is None
-            and debounce_max is None
+            and throttle is debounce is debounce_max is None
             and limits is None
+            and rates is None
             and headers is None
             and timeout is None
             and unique == "open"
@@ -151,13 +155,13 @@ class Queue(Generic[T]):
             and current.get() is None
         ):
             try:
-                return self._put(self.name, (data,), self._plain)[0]
+                return self.store.storage.put(self.name, (data,), self._plain)[0]
             except QueueFull:
                 log.debug("%s is full: waiting for room", self.name)
         given: PutArguments = {
             "priority": priority, "delay": delay, "at": at, "expires": expires, "key": key, "unique": unique,
             "if_exists": if_exists, "throttle": throttle, "debounce": debounce, "debounce_max": debounce_max,
-            "limits": limits, "headers": headers,
+            "limits": limits, "rates": rates, "headers": headers,
         }  # fmt: skip
 
         def attempt() -> str:
@@ -174,6 +178,7 @@ class Queue(Generic[T]):
         at: datetime | None = None,
         expires: float | None = None,
         limits: Mapping[str, int] | None = None,
+        rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> list[str]:
@@ -195,11 +200,12 @@ class Queue(Generic[T]):
             "at": at,
             "expires": expires,
             "limits": limits,
+            "rates": rates,
             "headers": headers,
         }
 
         def attempt() -> list[str]:
-            return self._put(self.name, packed, put_options(self.store, **given))
+            return self.store.storage.put(self.name, packed, put_options(self.store, **given))
 
         return when_there_is_room(self.store, attempt, timeout) if packed else []
 

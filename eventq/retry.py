@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
 
 from eventq import clock
 from eventq.model import Dropped, Failure, Outcome, Rejected, Retried, Settings, State
+
+Growth = Literal["exponential", "linear", "constant"]
 
 
 def backoff(failures: int, settings: Settings, jitter: Callable[[], float] = random.random) -> float:
@@ -34,6 +39,40 @@ def after_failure(
     if failures + 1 >= (settings.max_attempts if max_attempts is None else max_attempts):
         return Rejected(failure)
     return Retried(backoff(failures + 1, settings) if delay is None else delay, failure)
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a task that say what its failures lead to."""
+
+    max_attempts: int = 3
+    """Failed runs before the event is a dead letter; 1: it never runs again."""
+    retry_delay: float | tuple[float, ...] = 1.0
+    """Seconds before the second run; or those before each further one, the last of them for all that follow."""
+    backoff: Growth = "exponential"
+    """How the delay grows with each failure: doubling, by the same amount, or not at all."""
+    retry_delay_max: float = 3600.0
+    """The longest delay, in seconds."""
+    jitter: bool = True
+    """Whether a random part of up to half the delay is left out, so that what failed together does not come back so."""
+    retry_within: float | None = None
+    """No run begins more than so many seconds after the event was put: then it is a dead letter."""
+
+    def delay(self, failures: int, jitter: Callable[[], float] = random.random) -> float:
+        """Seconds before the next run after so many failures (1 or more); the jitter is that of `backoff`.
+
+        >>> RetryPolicy(retry_delay=(1, 5, 30), jitter=False).delay(4)
+        30.0
+        >>> RetryPolicy(retry_delay=2.0, backoff="linear", jitter=False).delay(3)
+        6.0
+        """
+        if isinstance(self.retry_delay, tuple):
+            seconds = float(self.retry_delay[min(failures, len(self.retry_delay)) - 1])
+        elif self.backoff == "exponential":
+            seconds = self.retry_delay * 2.0 ** min(failures - 1, 60)
+        else:
+            seconds = self.retry_delay * (failures if self.backoff == "linear" else 1)
+        seconds = min(seconds, self.retry_delay_max)
+        return seconds * (0.5 + 0.5 * jitter()) if self.jitter else seconds
 
 
 def before_start(

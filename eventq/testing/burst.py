@@ -1,0 +1,226 @@
+"""Running tasks in the test itself: until nothing is left, or each at once when it is enqueued.
+
+Both go the way of a worker: the call is encoded and stored, claimed, decoded, run with its context, hooks and captured
+output, and settled by the storage. Only nobody waits: a sync function runs in the test's own thread, a coroutine on an
+event loop beside it, and between two runs a `FakeClock` is moved to the next moment at which something is due.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from eventq.capture import Capturing
+from eventq.clock import SYSTEM
+from eventq.middleware import HOOKS, Hooks
+from eventq.model import Completed, Dropped, Rejected, Retried, State
+from eventq.run import TIMED_OUT, Run, begin
+from eventq.testing.calls import records
+from eventq.testing.clock import FakeClock
+from eventq.worker.loop import Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from eventq.app import App
+    from eventq.model import Claimed, Outcome
+
+HANGS = 1.0
+"""Real seconds after which a coroutine with a timeout is taken to hang: a `FakeClock` is moved to its deadline."""
+PATIENCE = 60.0
+"""Real seconds after which a coroutine that does not end is an error."""
+LOOK = 0.005
+"""Real seconds between two looks at the deadline of a coroutine."""
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """One run of a task."""
+
+    task: str
+    id: str
+    """Of its event."""
+    attempt: int
+    outcome: str
+    """`completed`, `failed` (it runs again), or the state in which the event ended: `dead`, `cancelled`; `released` and
+    `skipped` for what goes back."""
+    error: BaseException | None = None
+    """What the function raised, itself."""
+
+
+def run_until_empty(app: App, queues: Iterable[str] | None = None, *, limit: int = 1000) -> list[Ran]:
+    """Run all that waits, what that enqueues, and so on, in this thread; what ran, in order.
+
+    With a `FakeClock` this includes what is delayed, or will be retried: whenever nothing is due, the clock is moved to
+    the next moment at which something is. With a real clock, what is not due stays. `queues` are those of the tasks
+    that are defined in the app, unless said; earlier ones go first. A coroutine that has a timeout and hangs is timed
+    out after one real second; a sync function must end by itself.
+
+    Raises RuntimeError after `limit` runs: then, probably, something enqueues itself for ever.
+    """
+    ran: list[Ran] = []
+    names = list(app.worker(queues).queues)
+    with _watched(app) as hooks:
+        while True:
+            for each in _due_now(app, names, hooks):
+                ran.append(each)
+                if len(ran) >= limit:
+                    raise RuntimeError(
+                        f"{limit} runs, and maybe more to do; the last was of {each.task}. Say limit= if that is meant"
+                    )
+            if not _advance(app, names):
+                return ran
+
+
+@contextmanager
+def inline(app: App, *, raises: bool = True) -> Iterator[list[Ran]]:
+    """Run each call at once when it is enqueued: `with inline(app): signup("ann")`. Gives the list of what ran.
+
+    `enqueue` returns when the run is settled, so `handle.result(0)` has its value. A call that is not due (`delay=`) is
+    stored and stays, and so does one to be retried. With `raises`, an error in a task is raised by the `enqueue` that
+    ran it, after it was settled; otherwise it is kept, as a worker does: `handle.result(0)` raises TaskFailed.
+
+    Also what others have put into the queue of the call runs then, as far as it is due. For one thread.
+    """
+    ran: list[Ran] = []
+
+    def run(queue: str) -> None:
+        for each in _due_now(app, [queue], hooks):
+            ran.append(each)
+            if raises and each.error is not None:
+                raise each.error
+
+    with _watched(app, run) as hooks:
+        yield ran
+
+
+class WatchingHooks(Hooks):
+    """The hooks of an app, which besides keep the errors of runs, and run what was enqueued."""
+
+    def __init__(self, hooks: Hooks, run: Callable[[str], None] | None) -> None:
+        super().__init__()
+        for name in HOOKS:
+            setattr(self, name, getattr(hooks, name))
+        self.errors: dict[str, BaseException] = {}
+        """What the run of an event has raised, by its id, until somebody takes it."""
+        self._run = run
+        if run is not None:  # so that it is told in any case
+            self.after_enqueue: tuple[Callable[..., object], ...] = (*self.after_enqueue, nothing)
+
+    def tell(self, name: str, *about: Any, also: Callable[..., object] | None = None) -> None:
+        """As of `Hooks`."""
+        super().tell(name, *about, also=also)
+        if name in ("on_retry", "on_failure"):
+            self.errors[about[0].id] = about[1]
+        elif name == "after_enqueue" and self._run is not None:
+            self._run(about[0].options.queue)
+
+
+def nothing(*_about: object) -> None:
+    """A hook that does nothing."""
+
+
+@contextmanager
+def _watched(app: App, run: Callable[[str], None] | None = None) -> Iterator[WatchingHooks]:
+    """Watch what runs; hooks that are added meanwhile stay."""
+    before = app.hooks
+    hooks = app.hooks = WatchingHooks(before, run)
+    try:
+        with Capturing():
+            yield hooks
+    finally:
+        for name in HOOKS:
+            setattr(before, name, tuple(each for each in getattr(hooks, name) if each is not nothing))
+        app.hooks = before
+
+
+# ---------------------------------------------------------------- one run after the other
+
+
+def _due_now(app: App, queues: list[str], hooks: WatchingHooks) -> Iterator[Ran]:
+    """Run what is due, as long as there is something."""
+    storage = app.store.storage
+    while True:
+        storage.recover()
+        for queue in queues:
+            if claimed := storage.claim(queue, 1):
+                break
+        else:
+            return
+        ran = _run(app, claimed[0], hooks)
+        if ran is not None:
+            yield ran
+
+
+def _run(app: App, claimed: Claimed, hooks: WatchingHooks) -> Ran | None:
+    """Run one event and settle it; None if it cannot be run here."""
+    run = begin(app, claimed)
+    if not isinstance(run, Run):
+        app.store.storage.settle(claimed, run)
+        return None
+    outcome = _on_a_loop(run) if run.task.on_loop else run.call()
+    app.store.storage.settle(claimed, outcome)
+    return Ran(run.task.name, claimed.id, run.context.attempt, _word(outcome), hooks.errors.pop(claimed.id, None))
+
+
+def _word(outcome: Outcome) -> str:
+    if isinstance(outcome, Completed):
+        return State.COMPLETED.value
+    if isinstance(outcome, Retried):
+        return "failed"
+    if isinstance(outcome, Rejected):
+        return State.DEAD.value
+    if isinstance(outcome, Dropped):
+        return outcome.state.value
+    return type(outcome).__name__.lower()
+
+
+def _on_a_loop(run: Run) -> Outcome:
+    """Run a coroutine on a loop of its own: one that enqueues inline may wait for another."""
+    finished = threading.Event()
+    loop = Loop(finished.set)
+    loop.submit(run)
+    loop.hand_over()
+    try:
+        _wait(run, loop, finished)
+    finally:
+        loop.stop()
+    done = loop.take_finished()
+    assert done is not None
+    run.keep_output()
+    return done[1]
+
+
+def _wait(run: Run, loop: Loop, finished: threading.Event) -> None:
+    """Until the coroutine has ended, or is out of time by the app's clock."""
+    clock, deadline = run.task.app.store.clock, run.context.deadline_at
+    began = SYSTEM.monotonic()
+    while not finished.wait(LOOK):
+        passed = SYSTEM.monotonic() - began
+        if passed >= PATIENCE:
+            raise RuntimeError(f"a run of {run.task.name} has not ended after {PATIENCE:g} s; give it a timeout")
+        if deadline is None or run.stopped:
+            continue
+        if passed >= HANGS and isinstance(clock, FakeClock):
+            clock.advance(max(0.0, deadline - clock.monotonic()))
+        if clock.monotonic() >= deadline:
+            run.stopped = TIMED_OUT
+            loop.cancel(run)
+
+
+def _advance(app: App, queues: list[str]) -> bool:
+    """Move a FakeClock to the next moment at which something is due; False if there is none."""
+    clock = app.store.clock
+    if not isinstance(clock, FakeClock):
+        return False
+    due = [record.due for record in records(app, (State.DELAYED,), queues) if record.due is not None]
+    if not due:
+        return False
+    clock.advance(max(0.0, min(due) - clock.now()) + MOMENT)
+    return True
+
+
+MOMENT = 0.001
+"""Seconds beyond the due time: storages may round it."""

@@ -24,11 +24,17 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("demo", "run a real job on three processes, kill one, lose nothing (about 6 s)"),
         "put": ("put", "put an event, or one per line of stdin, into a queue"),
         "work": ("work", "run a shell command for each event of a queue"),
+        "worker": ("worker", "run the tasks of a Python app"),
+        "call": ("call", "enqueue a call of a task by its name"),
     },
     "look": {
         "status": ("queues", "count the events of each queue by state"),
         "list": ("events", "list the events of a queue"),
         "show": ("events", "show everything known of one event"),
+        "why": ("why", "explain why an event does not run, or how it ended"),
+        "result": ("results", "wait for the result of an event and print it"),
+        "wait": ("results", "wait until events have ended"),
+        "logs": ("logs", "print what the runs of an event have written"),
         "tail": ("tail", "follow what arrives in a queue and how it ends"),
         "workers": ("queues", "list the living workers and what they hold"),
     },
@@ -58,6 +64,7 @@ exit codes:
     1  it failed, or there was nothing to find (no such store, queue, event; a finding of doctor or fsck)
     2  wrong use: an unknown option, a payload that is not JSON, a setting that cannot be
     3  the storage failed
+  124  the time to wait was over (call, result, wait)
   130  interrupted (Ctrl-C), or stopped by force
   141  the reader of the output went away (`eventq list q | head -1`)"""
 

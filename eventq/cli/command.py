@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import enum
 import math
-import os
 import sys
 from contextlib import contextmanager
 from datetime import datetime
@@ -36,6 +35,7 @@ class Exit(enum.IntEnum):
     FAILED = 1
     USAGE = 2
     STORAGE = 3
+    TIMEOUT = 124
     INTERRUPTED = 130
     PIPE = 141
 
@@ -80,7 +80,7 @@ def add_global_options(parser: argparse.ArgumentParser, *, defaults: bool = Fals
         "--store",
         metavar="URL",
         default=None if defaults else argparse.SUPPRESS,
-        help=f"the store: a path, file:///path, or another URL (default: $EVENTQ_URL, else ./{DEFAULT_URL})",
+        help=f"the store: a path, file:///path, or another URL (default: $EVENTQ_URL, pyproject.toml, ./{DEFAULT_URL})",
     )
     parser.add_argument(
         "--json",
@@ -171,7 +171,11 @@ STATE_NAMES = [str(state) for state in State]
 
 def store_url(args: argparse.Namespace) -> str:
     """The URL of the store that this command works on."""
-    return args.store or os.environ.get("EVENTQ_URL") or DEFAULT_URL
+    if args.store:
+        return str(args.store)
+    from eventq.sources import read_config
+
+    return read_config().url
 
 
 def masked(url: str) -> str:

@@ -22,7 +22,7 @@ from eventq.cli.command import (
 )
 from eventq.cli.console import Progress, print_json
 from eventq.errors import EventqError
-from eventq.model import MAX_PLACES
+from eventq.model import MAX_PLACES, MAX_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +73,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--limit", type=_limit, action="append", default=[], metavar="NAME=N",
         help="run only while fewer than N events with this limit do; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--rate", type=_rate, action="append", default=[], metavar="NAME=N/TIME",
+        help="start at most N events with this rate within 60 (seconds), 10m, 2h, ...; may be repeated",
+    )  # fmt: skip
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -83,6 +87,18 @@ def _limit(text: str) -> tuple[str, int]:
     return name, count(number)
 
 
+def _rate(text: str) -> tuple[str, tuple[int, float]]:
+    """A rate: `NAME=N/TIME`."""
+    name, _, rate = text.rpartition("=")
+    number, _, period = rate.partition("/")
+    whole = name and number and period
+    if not whole or not 1 <= count(number) <= MAX_PLACES or not 0 < seconds(period) <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a rate; write NAME=N/TIME, with N from 1 to {MAX_PLACES} and TIME as 60, 250ms or 10m"
+        )
+    return name, (count(number), seconds(period))
+
+
 def _run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         "priority": args.priority, "delay": args.delay, "expires": args.expires, "timeout": args.timeout,
@@ -91,6 +107,8 @@ def _run(args: argparse.Namespace) -> int:
         options["headers"] = dict(args.header)
     if args.limit:
         options["limits"] = dict(args.limit)
+    if args.rate:
+        options["rates"] = dict(args.rate)
     keyed = {name: getattr(args, name) for name in ("key", "throttle", "debounce", "debounce_max")}
     if args.lines:
         if args.payload is not None:
@@ -187,6 +205,7 @@ COMMANDS = {
         "examples:\n"
         "  eventq put orders '{\"id\": 42}' --delay 10m\n"
         "  eventq put index '\"page 7\"' --key page-7 --debounce 2s --debounce-max 30s\n"
+        '  eventq put mails \'{"to": "ann"}\' --limit smtp=5 --rate smtp=100/60\n'
         "  echo hello | eventq put greetings --text\n"
         "  eventq put orders --lines < orders.jsonl",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from eventq import clock
@@ -16,7 +17,7 @@ from eventq.cli.command import (
 )
 from eventq.cli.console import Progress, duration, print_json, print_table, printable, styled, timestamp
 from eventq.cli.record import scan
-from eventq.model import FINAL_STATES, Delete, Filter, Settings, State, Stats
+from eventq.model import FINAL_STATES, Delete, Filter, Settings, State, Stats, Worker
 
 if TYPE_CHECKING:
     import argparse
@@ -94,27 +95,21 @@ def _status_document(name: str, stats: Stats, settings: Settings, workers: int) 
 # ---- workers
 
 
-def _no_options(parser: argparse.ArgumentParser) -> None:
-    del parser  # only the global ones
+def _workers_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", metavar="NAME", help="exit with 0 if a living worker serves this queue or knows this task, else 1"
+    )
 
 
 def _workers(args: argparse.Namespace) -> int:
     with existing_store(args) as storage:
         workers = storage.workers()
+        if args.check is not None:
+            served = any(args.check in (*(w.serves or w.queues), *w.tasks) for w in workers)
+            return Exit.OK if served else Exit.FAILED
+        running = {worker.id: [_run_of(storage, id) for id in worker.claims] for worker in workers}
     if args.json:
-        print_json(
-            [
-                {
-                    "id": worker.id,
-                    "pid": worker.pid,
-                    "host": worker.host,
-                    "since": timestamp(worker.since),
-                    "queues": worker.queues,
-                    "claims": worker.claims,
-                }
-                for worker in workers
-            ]
-        )
+        print_json([{**_worker_document(worker), "runs": running[worker.id]} for worker in workers])
         return Exit.OK
     if not workers:
         print("no living workers")
@@ -127,13 +122,42 @@ def _workers(args: argparse.Namespace) -> int:
             w.host,
             duration(now - w.since),
             len(w.claims),
-            ", ".join(w.queues) or "-",
-            " ".join(w.claims) or "-",
+            ", ".join(w.serves or w.queues) or "-",
+            ", ".join(map(_run_text, running[w.id])) or "-",
         ]
         for w in workers
     ]
-    print_table(["WORKER", "PID", "HOST", "SINCE", "RUNNING", "QUEUES", "EVENTS"], rows, right=(1, 3, 4))
+    print_table(["WORKER", "PID", "HOST", "SINCE", "RUNNING", "QUEUES", "RUNS"], rows, right=(1, 3, 4))
     return Exit.OK
+
+
+def _worker_document(worker: Worker) -> dict[str, Any]:
+    return {
+        "id": worker.id,
+        "pid": worker.pid,
+        "host": worker.host,
+        "since": timestamp(worker.since),
+        "queues": worker.queues,
+        "serves": worker.serves,
+        "tasks": worker.tasks,
+        "claims": worker.claims,
+    }
+
+
+def _run_of(storage: Storage, id: str) -> dict[str, Any]:
+    """An event that a worker runs: of which task, and since when. It may have ended meanwhile."""
+    from eventq.cli.why import started_of, task_of
+
+    record = storage.get(id)
+    if record is None:
+        return {"id": id}
+    return {"id": id, "task": task_of(record), "queue": record.queue, "since": timestamp(started_of(record))}
+
+
+def _run_text(run: dict[str, Any]) -> str:
+    since = run.get("since")
+    took = "" if since is None else f" ({duration(clock.SYSTEM.now() - datetime.fromisoformat(since).timestamp())})"
+    return " ".join(filter(None, (run.get("task"), run["id"]))) + took
 
 
 # ---- pause, resume
@@ -241,7 +265,13 @@ COMMANDS = {
         "Count the events of each queue by state. OLDEST is how long the oldest ready event has waited;\n"
         "WORKERS are the living processes that claim from the queue.",
     ),
-    "workers": Command(_no_options, _workers, "List the living workers: since when they run, and the events they run."),
+    "workers": Command(
+        _workers_options,
+        _workers,
+        "List the living workers: since when they are there, the queues they claim from, and what they run: the\n"
+        "task, the event, and for how long. --check is for health checks.",
+        "examples:\n  eventq workers --json | jq -r '.[].tasks[]' | sort -u\n  eventq workers --check mails || page me",
+    ),
     "pause": Command(
         _pause_options,
         _run_pause,

@@ -61,6 +61,7 @@ def document(record: Record) -> dict[str, Any]:
         "key": record.key,
         "headers": record.headers or None,
         "limits": record.limits or None,
+        "rates": record.rates or None,
         "worker": record.worker,
         "failures": record.failures,
         "crashes": record.crashes,
@@ -132,6 +133,8 @@ def print_record(record: Record, notes: Sequence[Note]) -> None:
     _line("key", record.key)
     for name, places in record.limits.items():
         _line("limit", f"{name} = {places}")
+    for name, (number, period) in record.rates.items():
+        _line("rate", f"{name} = {number} in {period:.10g}s")
     _line("worker", record.worker)
     for name, value in record.headers.items():
         _line("header", f"{name} = {json_text(msgspec.json.encode(value))}")

@@ -24,7 +24,7 @@ from eventq.cli.command import (
 )
 from eventq.cli.console import Progress, json_text, print_json
 from eventq.cli.record import document, scan
-from eventq.model import MAX_PLACES, OPEN_STATES, PutOptions, State
+from eventq.model import MAX_PLACES, MAX_SECONDS, OPEN_STATES, PutOptions, State
 from eventq.storage import open_storage
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from eventq.storage.base import Storage
+
+Places = Annotated[int, msgspec.Meta(ge=1, le=MAX_PLACES)]
+Period = Annotated[float, msgspec.Meta(gt=0, le=MAX_SECONDS)]
 
 BATCH_EVENTS = 1000
 BATCH_BYTES = 4 << 20
@@ -76,7 +79,8 @@ class Line(msgspec.Struct, frozen=True):
     expires: datetime | None = None
     headers: dict[str, Any] = {}
     key: str | None = None
-    limits: dict[str, Annotated[int, msgspec.Meta(ge=1, le=MAX_PLACES)]] = {}
+    limits: dict[str, Places] = {}
+    rates: dict[str, tuple[Places, Period]] = {}
 
 
 class Arrival(NamedTuple):
@@ -163,6 +167,7 @@ def _arrival(line: Line, to: str | None) -> Arrival:
         headers=line.headers,
         key=line.key,
         limits=line.limits,
+        rates=line.rates,
     )
     return Arrival(to or line.queue, payload, options)
 
@@ -212,7 +217,7 @@ COMMANDS = {
         _import_options,
         _import,
         "Put exported events into a store, under new ids, with their queue, payload, headers, priority,\n"
-        "key, limits, due time and expiry. Claimed ones become ready. Attempts and results stay behind: an ended\n"
-        "event is put only when --state names its state, and then it waits to run again.",
+        "key, limits, rates, due time and expiry. Claimed ones become ready. Attempts and results stay behind: an\n"
+        "ended event is put only when --state names its state, and then it waits to run again.",
     ),
 }

@@ -16,6 +16,7 @@ def few_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "WAKES", 20)
 
 
+@pytest.mark.exhaustive
 def test_bench_measures_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
     document = run("bench", "--events", "100", "--runs", "2", "--json").json
     results = {entry["name"]: entry for entry in document["results"]}

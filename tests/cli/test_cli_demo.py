@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 SOME = "250"
 
 
+@pytest.fixture
+def small_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what lies at its top: listing all of it takes a while."""
+    root = Path(ast.__file__).parent
+    monkeypatch.setattr(demo, "library", lambda: (root, sorted(path.name for path in root.glob("*.py"))))
+
+
 @pytest.fixture(autouse=True)
 def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
+@pytest.mark.exhaustive
 def test_the_demo_loses_nothing(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     process = start("demo", "--files", SOME, env={**os.environ, "TMPDIR": str(tmp_path)})
     done = ended(process, timeout=60)
@@ -68,14 +76,16 @@ def test_a_wrong_result_is_noticed(eventq: Run, monkeypatch: pytest.MonkeyPatch)
     assert len({worker for _, worker in crashed}) == 2
 
 
+@pytest.mark.usefixtures("small_library")
 def test_a_worker_that_fails_is_noticed(eventq: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo.sys, "executable", "/bin/false")
-    done = eventq("demo", "--files", SOME)
+    done = eventq("demo", "--files", "50")
     assert done.code == 1
     assert "ended by itself with exit code 1" in done.err
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("small_library")
 def test_wrong_use(eventq: Run, run: Run) -> None:
     assert run("demo").code == 2
     assert eventq("demo", "--files", "10").code == 1
@@ -89,6 +99,7 @@ def test_the_survey_counts_what_a_person_would(tmp_path: Path) -> None:
     assert survey(file) == Survey(files=1, lines=1, unparsable=1)
 
 
+@pytest.mark.exhaustive
 def test_the_survey_takes_the_real_library() -> None:
     root, files = library()
     assert len(files) > 300

@@ -48,6 +48,27 @@ def test_wrong_limits_are_refused(run: Run, limit: str) -> None:
     assert run("status").code == 1  # not even a store was made
 
 
+def test_rates_reach_the_event(run: Run) -> None:
+    id = run("put", "q", "1", "--rate", "smtp=10/1m", "--rate", "a/b=c=1/250ms").out.strip()
+    assert run("show", id, "--json").json["rates"] == {"a/b=c": [1, 0.25], "smtp": [10, 60.0]}
+    shown = run("show", id).out
+    assert "rate      smtp = 10 in 60s" in shown
+    assert "rate      a/b=c = 1 in 0.25s" in shown
+    run("put", "q", "--lines", "--rate", "r=1/90", stdin=b"1\n2\n")
+    assert run("export").out.count('"rates":{"r":[1,90.0]}') == 2
+
+
+@pytest.mark.parametrize(
+    "rate", ["r", "=1/60", "r=", "r=1", "r=/60", "r=1/", "r=x/60", "r=0/60", "r=-1/60", "r=10001/60", "r=1/0", "r=1/x",
+             "r=1/11000000000"]
+)  # fmt: skip
+def test_wrong_rates_are_refused(run: Run, rate: str) -> None:
+    done = run("put", "q", "1", "--rate", rate)
+    assert (done.code, done.out) == (2, "")
+    assert "--rate" in done.err
+    assert run("status").code == 1  # not even a store was made
+
+
 def test_a_held_key_gives_the_holder(run: Run) -> None:
     first = run("put", "q", "1", "--key", "k").out
     assert run("put", "q", "2", "--key", "k").out == first

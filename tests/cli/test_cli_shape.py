@@ -195,7 +195,7 @@ def test_python_m_is_the_same(start: Callable[..., subprocess.Popen[str]]) -> No
 
 
 def test_a_reader_that_leaves_is_not_an_error(run: Run, start: Callable[..., subprocess.Popen[str]]) -> None:
-    run("put", "q", "--lines", stdin=b'"some text to fill the pipe with"\n' * 3000)
+    run("put", "q", "--lines", stdin=b'"some text to fill the pipe with"\n' * 1500)
     process = start("list", "q", "--limit", "0")
     assert process.stdout is not None
     assert process.stdout.readline().startswith("ID")

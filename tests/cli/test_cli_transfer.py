@@ -14,7 +14,7 @@ from eventq import App
 def test_events_survive_the_journey(run: Run, eventq: Run, tmp_path: Path) -> None:
     other = str(tmp_path / "other")
     run("put", "a", '{"n": 1}', "--header", "user=ann", "--priority", "7")
-    run("put", "a", '"later"', "--delay", "1h", "--expires", "2h", "--key", "k", "--limit", "c=3")
+    run("put", "a", '"later"', "--delay", "1h", "--expires", "2h", "--key", "k", "--limit", "c=3", "--rate", "r=9/2m")
     run("put", "b", "--lines", stdin=b"".join(b"%d\n" % n for n in range(20)))
     exported = run("export")
     assert exported.code == 0
@@ -81,6 +81,19 @@ def test_other_codecs_travel(run: Run, eventq: Run, store: str, tmp_path: Path) 
         claim.complete()
 
 
+def test_imported_events_wait_for_their_rates(run: Run, eventq: Run, tmp_path: Path) -> None:
+    other = str(tmp_path / "other")
+    run("put", "q", "--lines", "--rate", "r=2/1h", stdin=b"1\n2\n3\n")
+    eventq("--store", other, "import", stdin=run("export").out.encode())
+    with App(other) as app:
+        queue = app.queue("q")
+        claims = queue.claim_many(3)
+        assert [claim.event.payload for claim in claims] == [1, 2]
+        assert queue.claim() is None
+        for claim in claims:
+            claim.complete()
+
+
 def test_a_held_key_is_left_out(run: Run) -> None:
     run("put", "q", "1", "--key", "k")
     done = run("import", stdin=run("export").out.encode())
@@ -106,6 +119,10 @@ def test_import_reads_a_file(run: Run, tmp_path: Path) -> None:
         '{"queue": "q", "payload": 1, "state": "gone"}',
         '{"queue": "q", "payload_codec": "msgpack", "payload_base64": "*"}',
         '{"queue": "q", "payload": 1, "due": "soon"}',
+        '{"queue": "q", "payload": 1, "limits": {"c": 0}}',
+        '{"queue": "q", "payload": 1, "rates": {"r": 5}}',
+        '{"queue": "q", "payload": 1, "rates": {"r": [0, 60]}}',
+        '{"queue": "q", "payload": 1, "rates": {"r": [5, 0]}}',
     ],
 )
 def test_a_bad_line_is_named(run: Run, line: str) -> None:

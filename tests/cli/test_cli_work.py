@@ -228,6 +228,7 @@ def test_the_first_signal_lets_the_command_finish(
     assert run("workers", "--json").json == []
 
 
+@pytest.mark.exhaustive
 def test_after_the_grace_the_event_is_given_back(run: Run, start: Start) -> None:
     id = run("put", "q", "1").out.strip()
     process = start("work", "q", "--exec", "echo $$; exec sleep 300", "--grace", "0.2")
@@ -241,6 +242,7 @@ def test_after_the_grace_the_event_is_given_back(run: Run, start: Start) -> None
     assert (event["state"], event["failures"], event["crashes"]) == ("ready", 0, 0)
 
 
+@pytest.mark.exhaustive
 def test_the_second_signal_kills(run: Run, start: Start) -> None:
     run("put", "q", "--lines", stdin=b"1\n2\n3\n")
     process = start("work", "q", "--exec", "echo $$; exec sleep 300", "--concurrency", "2", "--grace", "300")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.systems import System
+    from benchmarks.measured import Measured
 
 
-def describe(folder: Path, systems: list[type[System]]) -> dict[str, Any]:
+def describe(folder: Path, systems: list[type[Measured]]) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
         "processor": _processor(),

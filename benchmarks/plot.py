@@ -1,17 +1,18 @@
-"""The picture of a run: for each kind of work, how many times SQLite's figure eventq and the others reach."""
+"""The pictures of a run: for each kind of work, how many times the baseline's figure eventq and the others reach."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import machine
-from benchmarks.table import quantity
+from benchmarks.table import TASK_MODES, quantity
 
 if TYPE_CHECKING:
+    from benchmarks.measured import Measured
     from benchmarks.results import Results
-    from benchmarks.rows import Row
-    from benchmarks.systems import System
+    from benchmarks.row import Row
 
 WIDTH, LEFT, RIGHT, TOP = 840, 210, 150, 74
 BAR, STEP, GAP = 13, 16, 14
@@ -31,21 +32,51 @@ STYLE = """
 """
 
 
-def svg(results: Results, where: dict[str, Any]) -> str:
-    """Bars from zero on a linear scale; the line at 1 is SQLite in the same durability."""
-    groups = [(row, bars) for row in results.rows() if row.plotted and (bars := _bars(results, row))]
+@dataclass(frozen=True)
+class Picture:
+    """One picture: the rows of some modes."""
+
+    title: str
+    base: str
+    """What the line at 1 is called."""
+    modes: tuple[str, ...]
+    legend: tuple[tuple[str, str], ...]
+
+
+QUEUES = Picture(
+    title="Times SQLite in the same run (higher is better)",
+    base="SQLite",
+    modes=("relaxed", "durable"),
+    legend=(
+        ("eventq", "eventq"),
+        ("peer", "best other embedded queue (†: at most once)"),
+        ("redis", "Redis list"),
+    ),
+)
+TASKS = Picture(
+    title="Tasks: times huey on SQLite, coroutines: times saq, in the same run (higher is better)",
+    base="huey, saq",
+    modes=TASK_MODES,
+    legend=(("eventq", "eventq"), ("peer", "best other task queue")),
+)
+
+
+def svg(results: Results, where: dict[str, Any], picture: Picture) -> str:
+    """Bars from zero on a linear scale; the line at 1 is the baseline: in the same durability, of the same kind."""
+    rows = [row for row in results.rows() if row.plotted and row.mode in picture.modes]
+    groups = [(row, bars) for row in rows if (bars := _bars(results, row))]
     top = max([ratio for _, bars in groups for _, _, ratio in bars], default=1.0) * 1.02
     top = max(top, 1.5)
     height = TOP + sum(len(bars) * STEP + GAP for _, bars in groups) + 62
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}"',
         f' viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title">',
-        '<title id="title">eventq and other queues, as multiples of SQLite</title>',
+        f'<title id="title">eventq and others. {escape(picture.title)}</title>',
         f"<style>{STYLE}</style>",
         f'<rect class="paper" width="{WIDTH}" height="{height}" rx="6"/>',
-        _text(20, 30, "Times SQLite in the same run (higher is better)", "title"),
-        *_legend(),
-        *_grid(top, height),
+        _text(20, 30, picture.title, "title"),
+        *_legend(picture),
+        *_grid(top, height, picture.base),
     ]
     y = TOP + 8
     for row, bars in groups:
@@ -59,11 +90,12 @@ def svg(results: Results, where: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n</svg>\n"
 
 
-def _bars(results: Results, row: Row) -> list[tuple[type[System], str, float]]:
-    """eventq, the best other embedded system, and Redis, as far as they have a ratio."""
+def _bars(results: Results, row: Row) -> list[tuple[type[Measured], str, float]]:
+    """eventq, the best other system, and the Redis list, as far as they have a ratio."""
+    base = results.base(row)
     chosen = [
         (results.family(row, "eventq"), "eventq"),
-        (results.best_peer(row, "Redis"), "peer"),
+        (results.best_peer(row, "Redis", base.family if base else ""), "peer"),
         (results.family(row, "Redis"), "redis"),
     ]
     return [(system, kind, ratio) for system, kind in chosen if system and (ratio := results.ratio(row, system))]
@@ -73,7 +105,7 @@ def _x(ratio: float, top: float) -> float:
     return LEFT + (WIDTH - LEFT - RIGHT) * ratio / top
 
 
-def _grid(top: float, height: int) -> list[str]:
+def _grid(top: float, height: int, base: str) -> list[str]:
     bottom, parts = height - 56, []
     spread = (WIDTH - LEFT - RIGHT) / top
     for step in STEPS:
@@ -81,11 +113,13 @@ def _grid(top: float, height: int) -> list[str]:
             continue
         kind, x = ("one" if step == 1 else "grid"), _x(step, top)
         parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(_text(x, TOP - 6, "SQLite" if step == 1 else f"{step:g}x", "quiet", "middle"))
+        parts.append(_text(x, TOP - 6, base if step == 1 else f"{step:g}x", "quiet", "middle"))
     return parts
 
 
-def _bar(results: Results, row: Row, system: type[System], kind: str, ratio: float, y: float, top: float) -> list[str]:
+def _bar(
+    results: Results, row: Row, system: type[Measured], kind: str, ratio: float, y: float, top: float
+) -> list[str]:
     end = _x(ratio, top)
     median = results.of(row, system).median
     assert median is not None
@@ -99,13 +133,9 @@ def _bar(results: Results, row: Row, system: type[System], kind: str, ratio: flo
     ]
 
 
-def _legend() -> list[str]:
+def _legend(picture: Picture) -> list[str]:
     parts, x = [], 20
-    for kind, label in (
-        ("eventq", "eventq"),
-        ("peer", "best other embedded queue (†: at most once)"),
-        ("redis", "Redis list"),
-    ):
+    for kind, label in picture.legend:
         parts.append(f'<rect class="{kind}" x="{x}" y="40" width="12" height="12" rx="2"/>')
         parts.append(_text(x + 18, 50, label, "quiet"))
         x += 40 + round(len(label) * 6.2)

@@ -185,7 +185,8 @@ def hold(system: type[System], folder: Path) -> None:
 
 
 def cell(system: type[System], folder: Path, row: str, size: str) -> None:
-    from benchmarks.rows import ROWS, Cell
+    from benchmarks.row import Cell
+    from benchmarks.rows import ROWS
 
     with system.server(folder):
         outcome = ROWS[row].run(Cell(system, folder, SIZES[size]))

@@ -1,4 +1,4 @@
-"""The outcomes of a run: medians, ratios to SQLite, and whether each payload came exactly once."""
+"""The outcomes of a run: medians, ratios to the baseline, and whether each payload came exactly once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.rows import ROWS, Row
+from benchmarks.row import Row
+from benchmarks.rows import ROWS
 from benchmarks.sizes import PAYLOAD, Size
-from benchmarks.systems import BASELINE, SYSTEMS, System
+from benchmarks.systems import BASELINE, SYSTEMS, Measured
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Results:
     def __init__(self) -> None:
         self.cells: dict[tuple[str, str], Figures] = {}
 
-    def add(self, row: Row, system: type[System], outcome: dict[str, Any]) -> None:
+    def add(self, row: Row, system: type[Measured], outcome: dict[str, Any]) -> None:
         figures = self.cells.setdefault((row.name, system.name), Figures())
         if "error" in outcome:
             figures.errors.append(outcome["error"])
@@ -46,31 +47,36 @@ class Results:
         for name, count in outcome.get("check", {}).items():
             figures.check[name] = figures.check.get(name, 0) + count
 
-    def refuse(self, row: Row, system: type[System], reason: str) -> None:
+    def refuse(self, row: Row, system: type[Measured], reason: str) -> None:
         self.cells[row.name, system.name] = Figures(refusal=reason)
 
     def rows(self) -> list[Row]:
         return [row for row in ROWS.values() if any(name == row.name for name, _ in self.cells)]
 
-    def systems(self, row: Row) -> list[type[System]]:
+    def systems(self, row: Row) -> list[type[Measured]]:
         return [system for system in SYSTEMS.values() if (row.name, system.name) in self.cells]
 
-    def of(self, row: Row, system: type[System]) -> Figures:
+    def of(self, row: Row, system: type[Measured]) -> Figures:
         return self.cells[row.name, system.name]
 
-    def family(self, row: Row, family: str) -> type[System] | None:
+    def family(self, row: Row, family: str) -> type[Measured] | None:
         """How a project runs in this row's mode."""
         return next((system for system in self.systems(row) if system.family == family), None)
 
-    def ratio(self, row: Row, system: type[System]) -> float | None:
-        """How many times better than SQLite; None where one of the two has no figure above zero."""
-        base = self.cells.get((row.name, BASELINE[row.mode]))
-        ours, theirs = self.of(row, system).median, base.median if base else None
+    def base(self, row: Row) -> type[Measured] | None:
+        """What the row's ratios are taken against; None if it was not measured."""
+        system = SYSTEMS[BASELINE[row.mode]]
+        return system if (row.name, system.name) in self.cells else None
+
+    def ratio(self, row: Row, system: type[Measured]) -> float | None:
+        """How many times better than the baseline; None where one of the two has no figure above zero."""
+        base = self.base(row)
+        ours, theirs = self.of(row, system).median, self.of(row, base).median if base else None
         if not row.compared or ours is None or theirs is None or ours <= 0 or theirs <= 0:
             return None
         return theirs / ours if row.less else ours / theirs
 
-    def best_peer(self, row: Row, *others: str) -> type[System] | None:
+    def best_peer(self, row: Row, *others: str) -> type[Measured] | None:
         """The best of those that are neither eventq nor SQLite nor in the given families."""
         peers = [
             system
@@ -81,7 +87,7 @@ class Results:
             return None
         return (min if row.less else max)(peers, key=lambda system: self.of(row, system).median or 0.0)
 
-    def fault(self, row: Row, system: type[System]) -> str:
+    def fault(self, row: Row, system: type[Measured]) -> str:
         """What went wrong in a cell, in a few words; empty if nothing did."""
         figures = self.of(row, system)
         words = []
@@ -91,6 +97,8 @@ class Results:
             words.append(f"lost {lost:,}")
         if repeated := figures.check.get("repeated"):
             words.append(f"delivered {repeated:,} twice")
+        if wrong := figures.check.get("wrong"):
+            words.append(f"{wrong:,} wrong results")
         return ", ".join(words)
 
     def broken(self) -> bool:
@@ -99,7 +107,7 @@ class Results:
             self.fault(row, system) for row in self.rows() for system in self.systems(row) if system.family == "eventq"
         )
 
-    def line(self, row: Row, system: type[System]) -> str:
+    def line(self, row: Row, system: type[Measured]) -> str:
         """The newest outcome of a cell, for the progress on the terminal."""
         figures = self.of(row, system)
         fault = self.fault(row, system)
@@ -113,6 +121,7 @@ class Results:
                 "title": row.title,
                 "unit": row.unit,
                 "better": "less" if row.less else "more",
+                "ratio_to": BASELINE[row.mode],
                 "systems": {system.name: self._cell(row, system) for system in self.systems(row)},
             }
             for row in self.rows()
@@ -136,14 +145,14 @@ class Results:
         }
         return json.dumps(record, indent=1) + "\n"
 
-    def _cell(self, row: Row, system: type[System]) -> dict[str, Any]:
+    def _cell(self, row: Row, system: type[Measured]) -> dict[str, Any]:
         figures = self.of(row, system)
         if figures.refusal:
             return {"not_measured": figures.refusal}
         cell: dict[str, Any] = {"values": figures.values, "more": figures.more, "check": figures.check}
         if figures.values:
             cell |= {"min": min(figures.values), "median": figures.median, "max": max(figures.values)}
-            cell["times_sqlite"] = self.ratio(row, system)
+            cell["ratio"] = self.ratio(row, system)
         if figures.errors:
             cell["errors"] = figures.errors
         return cell

@@ -1,9 +1,4 @@
-"""What is measured: one function per row, run in a fresh process on a fresh folder. It answers
-
-value   the figure of the row, in the row's unit
-more    further figures
-check   how many were put, and how many of those never came, came twice, or were left unread (no time)
-"""
+"""What is measured of queues, one function per row; and all rows, those of task queues among them."""
 
 from __future__ import annotations
 
@@ -17,83 +12,25 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.process import FOREVER, Claimer, answers, claimers, filled, payloads, put_for
-from benchmarks.sizes import PAYLOAD, Size
+from benchmarks.row import READ_BACK, Cell, Outcome, Row, check, quantile
+from benchmarks.sizes import PAYLOAD
+from benchmarks.tasks.rows import TASK_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from benchmarks.systems import System
 
-Outcome = dict[str, Any]
-
-READ_BACK = 5.0
-"""Seconds to read back what a row has put."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One system in a fresh folder."""
-
-    system: type[System]
-    folder: Path
-    size: Size
-
-    def open(self) -> System:
-        return self.system(self.folder)
-
-    def make(self) -> None:
-        """Create the queue, so that the processes of the row open an existing one."""
-        self.open().close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    name: str
-    title: str
-    unit: str
-    run: Callable[[Cell], Outcome]
-    mode: str = "relaxed"
-    less: bool = False
-    """Less is better."""
-    needs: str | None = None
-    """The quality that a system must have."""
-    full: bool = False
-    """Only with --full."""
-    plotted: bool = False
-    compared: bool = True
-    """A ratio says something: not so for what is near zero."""
-
-    def refusal(self, system: type[System]) -> str | None:
-        """Why a system cannot do this row; None if it can."""
-        if self.needs == "batches" and not system.batches:
-            return "has no batches"
-        if self.needs == "recovers" and not system.recovers:
-            return "a killed claimer's event does not move on by itself"
-        return None
-
 
 # ---- what came
 
 
-def check(put: int, numbers: Sequence[int], *, left: bool = False) -> Outcome:
-    counts = Counter(numbers)
-    absent = sum(number not in counts for number in range(put))
-    foreign = sum(number >= put or number < 0 for number in counts)
-    return {
-        "put": put,
-        "lost": 0 if left else absent,
-        "unread": absent if left else 0,
-        "repeated": sum(counts.values()) - len(counts) + foreign,
-    }
-
-
-def read_back(cell: Cell, put: int, seen: Sequence[Any] = ()) -> Outcome:
+def read_back(cell: Cell[System], put: int, seen: Sequence[Any] = ()) -> Outcome:
     """Deliver what is left, untimed, and compare everything with what was put."""
     came, end = list(seen), time.monotonic() + READ_BACK
     left = False
@@ -110,14 +47,10 @@ def read_back(cell: Cell, put: int, seen: Sequence[Any] = ()) -> Outcome:
     return check(put, [int(payload[:12]) for payload in came], left=left)
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
 # ---- rates
 
 
-def put_row(cell: Cell) -> Outcome:
+def put_row(cell: Cell[System]) -> Outcome:
     queue, size = cell.open(), cell.size
     put_for(queue, 0, 1, 1)  # the first put makes folders and caches
     done, spent = put_for(queue, 1, size.events, size.seconds)
@@ -125,7 +58,7 @@ def put_row(cell: Cell) -> Outcome:
     return {"value": done / spent, "check": read_back(cell, done + 1)}
 
 
-def durable_put_row(cell: Cell, threads: int = 1) -> Outcome:
+def durable_put_row(cell: Cell[System], threads: int = 1) -> Outcome:
     queue, size = cell.open(), cell.size
     put_for(queue, 0, 1, 1)
     share, done = size.durable // threads, [0] * threads
@@ -144,14 +77,14 @@ def durable_put_row(cell: Cell, threads: int = 1) -> Outcome:
     return {"value": sum(done) / spent, "check": _of_threads(cell, share, done)}
 
 
-def _of_threads(cell: Cell, share: int, done: list[int]) -> Outcome:
+def _of_threads(cell: Cell[System], share: int, done: list[int]) -> Outcome:
     """The same check where each thread had its own range of numbers and may not have come to its end."""
     skipped = [1 + thread * share + at for thread, count in enumerate(done) for at in range(count, share)]
     fill = payloads(cell.system, 0, 1 + len(done) * share)
     return read_back(cell, 1 + len(done) * share, [fill[number] for number in skipped])
 
 
-def batch_row(cell: Cell, batch: int, events: int) -> Outcome:
+def batch_row(cell: Cell[System], batch: int, events: int) -> Outcome:
     queue, spent, done = cell.open(), 0.0, 1
     put_for(queue, 0, 1, 1)
     while done <= events and spent < cell.size.seconds:
@@ -164,15 +97,15 @@ def batch_row(cell: Cell, batch: int, events: int) -> Outcome:
     return {"value": (done - 1) / spent, "check": read_back(cell, done)}
 
 
-def durable_batch_row(cell: Cell) -> Outcome:
+def durable_batch_row(cell: Cell[System]) -> Outcome:
     return batch_row(cell, 100, cell.size.durable * 10)
 
 
-def put_many_row(cell: Cell) -> Outcome:
+def put_many_row(cell: Cell[System]) -> Outcome:
     return batch_row(cell, cell.size.many, cell.size.many * 10)
 
 
-def drain_row(cell: Cell) -> Outcome:
+def drain_row(cell: Cell[System]) -> Outcome:
     size = cell.size
     cell.make()
     put = filled(cell.system, cell.folder, 0, size.events, size.seconds)
@@ -191,7 +124,7 @@ def drain_row(cell: Cell) -> Outcome:
     return {"value": len(came) / spent, "check": read_back(cell, put, came)}
 
 
-def backlog_row(cell: Cell, backlog: int) -> Outcome:
+def backlog_row(cell: Cell[System], backlog: int) -> Outcome:
     size = cell.size
     backlog = max(1, int(backlog * size.backlog))
     first = min(size.first, backlog)
@@ -217,7 +150,7 @@ def backlog_row(cell: Cell, backlog: int) -> Outcome:
     return {"value": len(came) / spent, "more": {"drained": len(came)}, "check": read_back(cell, put, came)}
 
 
-def end_to_end_row(cell: Cell, count: int) -> Outcome:
+def end_to_end_row(cell: Cell[System], count: int) -> Outcome:
     size = cell.size
     cell.make()
     started = claimers(count, "claim", cell.system, cell.folder, size.patience, 0)
@@ -256,7 +189,7 @@ def in_turn(queue: System, first: int, count: int, seconds: float) -> Outcome:
     return {"value": done / spent, "check": check(done, came)}
 
 
-def turn_row(cell: Cell) -> Outcome:
+def turn_row(cell: Cell[System]) -> Outcome:
     queue = cell.open()
     in_turn(queue, 0, 1, 1)
     outcome = in_turn(queue, 1, cell.size.events, cell.size.seconds)
@@ -267,7 +200,7 @@ def turn_row(cell: Cell) -> Outcome:
 # ---- waiting, idling
 
 
-def wake_row(cell: Cell) -> Outcome:
+def wake_row(cell: Cell[System]) -> Outcome:
     size, warm = cell.size, 5
     cell.make()
     (claimer,) = claimers(1, "wake", cell.system, cell.folder, size.patience)
@@ -297,7 +230,7 @@ def _wakeups(pid: int) -> tuple[int, float]:
     return switches, (int(fields[11]) + int(fields[12])) / 100
 
 
-def idle_row(cell: Cell) -> Outcome:
+def idle_row(cell: Cell[System]) -> Outcome:
     cell.make()
     (claimer,) = claimers(1, "claim", cell.system, cell.folder, FOREVER, 0)
     time.sleep(0.2)
@@ -310,7 +243,7 @@ def idle_row(cell: Cell) -> Outcome:
     return {"value": (after - switches) / spent, "more": {"cpu_percent": 100 * (cpu_after - cpu) / spent}}
 
 
-def idle_claim_row(cell: Cell) -> Outcome:
+def idle_claim_row(cell: Cell[System]) -> Outcome:
     queue = cell.open()
 
     def idle_claim() -> float:
@@ -333,7 +266,7 @@ def idle_claim_row(cell: Cell) -> Outcome:
 # ---- sharing, dying
 
 
-def hoard_row(cell: Cell, *, many: bool, workers: int = 4) -> Outcome:
+def hoard_row(cell: Cell[System], *, many: bool, workers: int = 4) -> Outcome:
     size = cell.size
     cell.make()
     started = claimers(workers, "claim", cell.system, cell.folder, size.patience, size.nap)
@@ -356,7 +289,7 @@ def hoard_row(cell: Cell, *, many: bool, workers: int = 4) -> Outcome:
     }
 
 
-def kill_row(cell: Cell) -> Outcome:
+def kill_row(cell: Cell[System]) -> Outcome:
     """Two claimers; whoever gets the event is killed; the other one reports when it got it."""
     cell.make()
     live = claimers(2, "hold", cell.system, cell.folder)
@@ -394,7 +327,7 @@ def _first_to_speak(live: list[Claimer]) -> Claimer:
 # ---- starting, growing
 
 
-def import_row(cell: Cell) -> Outcome:
+def import_row(cell: Cell[System]) -> Outcome:
     code = "\n".join(
         (
             "import time",
@@ -418,7 +351,7 @@ def import_row(cell: Cell) -> Outcome:
     return {"value": statistics.median(times), "more": {"best": min(times)}}
 
 
-def open_row(cell: Cell) -> Outcome:
+def open_row(cell: Cell[System]) -> Outcome:
     cell.make()
     times = []
     for payload in payloads(cell.system, 0, cell.size.opens):
@@ -434,7 +367,7 @@ def open_row(cell: Cell) -> Outcome:
     }
 
 
-def memory_row(cell: Cell) -> Outcome:
+def memory_row(cell: Cell[System]) -> Outcome:
     page, count = resource.getpagesize() / 1024, cell.size.memory
     queue, left, put, sizes = cell.open(), cell.size.seconds * 10, 0, []
     total = Counter[str]()
@@ -454,11 +387,11 @@ def memory_row(cell: Cell) -> Outcome:
     }
 
 
-def _rate(name: str, title: str, run: Callable[[Cell], Outcome], **more: Any) -> Row:
+def _rate(name: str, title: str, run: Callable[[Cell[System]], Outcome], **more: Any) -> Row:
     return Row(name=name, title=title, unit="events/s", run=run, **more)
 
 
-def _less(name: str, title: str, unit: str, run: Callable[[Cell], Outcome], **more: Any) -> Row:
+def _less(name: str, title: str, unit: str, run: Callable[[Cell[System]], Outcome], **more: Any) -> Row:
     return Row(name=name, title=title, unit=unit, run=run, less=True, **more)
 
 
@@ -491,5 +424,6 @@ ROWS: dict[str, Row] = {
         _less("import", "import", "ms", import_row),
         _less("open", "open, one durable put, close", "ms", open_row, mode="durable"),
         _less("memory", "memory growth over many events", "KiB", memory_row, compared=False),
+        *TASK_ROWS,
     )
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """The one command: `python -m benchmarks`, or `python benchmarks/run.py`; eventq must be installed.
 
 Rows one after the other; within a row the systems in rotation (A B C, A B C, ...), each cell in a fresh
-process on a fresh folder; medians, and ratios to SQLite of the same run. Ends with status 1 if eventq failed,
+process on a fresh folder; medians, and ratios to the baseline of the same run. Ends with status 1 if eventq failed,
 lost an event, or delivered one twice.
 """
 
@@ -27,9 +27,10 @@ if not __package__:  # run as a file: import the package from beside it, not its
 from benchmarks import machine, plot, table
 from benchmarks.process import ROOT
 from benchmarks.results import Results
-from benchmarks.rows import ROWS, Row
+from benchmarks.row import Row
+from benchmarks.rows import ROWS
 from benchmarks.sizes import SIZES, Size
-from benchmarks.systems import BASELINE, SYSTEMS, System
+from benchmarks.systems import BASELINE, SYSTEMS, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,12 +41,14 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure eventq beside SQLite and other queues, in one run.",
+        description="Measure eventq beside SQLite, other queues and task queues, in one run.",
         epilog=f"rows: {', '.join(ROWS)}. systems: {', '.join(SYSTEMS)}.",
     )
     parser.add_argument("--only", metavar="ROWS", type=_names(ROWS), help="rows, with commas between")
     parser.add_argument(
-        "--systems", type=_names(SYSTEMS), help="systems, with commas between; SQLite is always among them"
+        "--systems",
+        type=_names(SYSTEMS),
+        help="systems, with commas between; what ratios are taken against is always among them",
     )
     parser.add_argument("--repeat", type=_positive, help="repetitions of each cell (3; with --size small 1)")
     parser.add_argument("--size", choices=SIZES, default="normal", help="small is a smoke test")
@@ -58,7 +61,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out",
         type=Path,
-        help="where results.json, results.md and results.svg go (benchmarks/results; nowhere if the run"
+        help="where results.json, results.md, results.svg and tasks.svg go (benchmarks/results; nowhere if the run"
         " was narrowed by --only, --systems or --size small)",
     )
     return parser.parse_args(argv)
@@ -87,14 +90,14 @@ def workspace(parent: Path | None) -> Iterator[Path]:
     if parent is None:
         here, temporary = Path.cwd(), Path(tempfile.gettempdir())
         parent = temporary if temporary.stat().st_dev == here.stat().st_dev else here
-    folder = Path(tempfile.mkdtemp(prefix="eventq-bench-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix="eventq-bench-", dir=parent.resolve()))
     try:
         yield folder
     finally:
         shutil.rmtree(folder)
 
 
-def run_cell(row: Row, system: type[System], size: Size, folder: Path) -> dict[str, Any]:
+def run_cell(row: Row, system: type[Measured], size: Size, folder: Path) -> dict[str, Any]:
     """One cell in a fresh process, whose whole process group is gone afterwards."""
     folder.mkdir()
     os.sync()  # what the cell before has left to write is not this one's to pay
@@ -129,25 +132,26 @@ def cause(errors: str) -> str:
     return named.group() if named else errors.strip().rpartition("\n")[2]
 
 
-def plan(options: argparse.Namespace) -> tuple[list[Row], list[type[System]], dict[str, str]]:
+def plan(options: argparse.Namespace) -> tuple[list[Row], list[type[Measured]], dict[str, str]]:
     """The rows, the systems that are here, and those that are not, with the reason."""
-    wanted = set(options.systems or SYSTEMS) | set(BASELINE.values())
-    systems, absent = [], {}
-    for name, system in SYSTEMS.items():
-        if name in wanted:
-            if reason := system.missing():
-                absent[name] = reason
-            else:
-                systems.append(system)
     rows = [
         row
         for row in ROWS.values()
         if row.name in (options.only or ROWS) and (options.only or not row.full or options.size == "full")
     ]
+    modes = {row.mode for row in rows}
+    wanted = set(options.systems or SYSTEMS) | {BASELINE[mode] for mode in modes}
+    systems, absent = [], {}
+    for name, system in SYSTEMS.items():
+        if name in wanted and modes & system.modes:
+            if reason := system.missing():
+                absent[name] = reason
+            else:
+                systems.append(system)
     return rows, systems, absent
 
 
-def measure(rows: list[Row], systems: list[type[System]], size: Size, repeat: int, folder: Path) -> Results:
+def measure(rows: list[Row], systems: list[type[Measured]], size: Size, repeat: int, folder: Path) -> Results:
     results = Results()
     cells = [
         (row, system)
@@ -191,8 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(results.json(where, absent, size, repeat), encoding="utf-8")
         (out / "results.md").write_text(report, encoding="utf-8")
-        (out / "results.svg").write_text(plot.svg(results, where), encoding="utf-8")
-        print(f"written: {out}/results.json, results.md, results.svg", file=sys.stderr)
+        (out / "results.svg").write_text(plot.svg(results, where, plot.QUEUES), encoding="utf-8")
+        (out / "tasks.svg").write_text(plot.svg(results, where, plot.TASKS), encoding="utf-8")
+        print(f"written: {out}/results.json, results.md, results.svg, tasks.svg", file=sys.stderr)
     return 1 if results.broken() else 0
 
 

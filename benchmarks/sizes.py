@@ -38,6 +38,11 @@ class Size:
     opens: int
     imports: int
     memory: int
+    tasks: int
+    calls: int
+    """Tasks called one at a time."""
+    burns: int
+    """Tasks that compute, for one and for two workers."""
     limit: float
     """Seconds after which a cell is given up."""
 
@@ -62,6 +67,9 @@ SIZES = {
         opens=2,
         imports=1,
         memory=500,
+        tasks=200,
+        calls=5,
+        burns=10,
         limit=60,
     ),
     "normal": Size(
@@ -83,6 +91,9 @@ SIZES = {
         opens=20,
         imports=7,
         memory=100_000,
+        tasks=20_000,
+        calls=1_000,
+        burns=150,
         limit=120,
     ),
     "full": Size(
@@ -104,6 +115,9 @@ SIZES = {
         opens=50,
         imports=15,
         memory=1_000_000,
+        tasks=50_000,
+        calls=5_000,
+        burns=500,
         limit=400,
     ),
 }

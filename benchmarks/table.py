@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import machine
 from benchmarks.sizes import PAYLOAD, Size
-from benchmarks.systems import SYSTEMS, System
+from benchmarks.systems import SYSTEMS, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.results import Results
-    from benchmarks.rows import Row
+    from benchmarks.row import Row
 
 
 def markdown(results: Results, where: dict[str, Any], absent: dict[str, str], size: Size, repeat: int) -> str:
-    parts = ["# Benchmarks", _preface(where, size, repeat), _summary(results)]
+    parts = ["# Benchmarks", _preface(where, size, repeat)]
+    parts += [table for table in (_summary(results), _task_summary(results)) if table]
     for title, names in GROUPS.items():
         rows = [row for row in results.rows() if row.name in names]
         if rows:
@@ -24,6 +25,13 @@ def markdown(results: Results, where: dict[str, Any], absent: dict[str, str], si
     parts += ["## Systems", _systems(results, where, absent)]
     return "\n\n".join(parts) + "\n"
 
+
+TASK_MODES = ("threads", "asyncio")
+
+TASKS_NOTE = (
+    "Tasks: one worker process with its normal settings and little logging; one producer, another process. Redis is on"
+    " a Unix socket and writes nothing to disk."
+)
 
 GROUPS = {
     "Rates": ("put", "drain", "e2e-1", "e2e-2", "e2e-4", "turn", "put-many"),
@@ -39,11 +47,16 @@ GROUPS = {
         "import",
         "memory",
     ),
+    "Tasks, functions in threads": ("enqueue", "tasks", "tasks-live", "bare", "bare-live", "call", "cpu"),
+    "Tasks, coroutines": ("async", "async-live", "async-bare", "async-bare-live", "async-call"),
 }
 
 
 def _preface(where: dict[str, Any], size: Size, repeat: int) -> str:
-    ratios = "Ratios are to SQLite of the same run: above 1 is better than SQLite."
+    ratios = (
+        "Ratios are within the run, and above 1 is better: queues to SQLite, tasks in threads to huey on SQLite,"
+        " coroutines to saq."
+    )
     lines = [
         f"{machine.sentence(where)}.",
         f"Payloads of {PAYLOAD} bytes; medians of {repeat} in rotation, each cell in a fresh process.",
@@ -58,6 +71,8 @@ def _summary(results: Results) -> str:
     head = ["work", "eventq", "SQLite", "eventq : SQLite", "best other", "Redis"]
     body = []
     for row in results.rows():
+        if row.mode in TASK_MODES:
+            continue
         ours, base = results.family(row, "eventq"), results.family(row, "SQLite")
         ratio = results.ratio(row, ours) if ours else None
         peer = results.best_peer(row, "Redis")
@@ -71,7 +86,28 @@ def _summary(results: Results) -> str:
                 _value(results, row, results.family(row, "Redis")),
             ]
         )
-    return _table(head, body)
+    return _table(head, body) if body else ""
+
+
+def _task_summary(results: Results) -> str:
+    head = ["tasks", "eventq", "compared with", "eventq : that", "best other"]
+    body = []
+    for row in results.rows():
+        if row.mode not in TASK_MODES:
+            continue
+        ours, base = results.family(row, "eventq"), results.base(row)
+        ratio = results.ratio(row, ours) if ours else None
+        peer = results.best_peer(row, base.family if base else "")
+        body.append(
+            [
+                row.title,
+                _value(results, row, ours),
+                f"{_value(results, row, base)} {base.family}" if base else "",
+                f"**{_times(ratio)}**" if ratio else "",
+                f"{_value(results, row, peer)} {peer.name}" if peer else "",
+            ]
+        )
+    return _table(head, body) if body else ""
 
 
 def _grid(results: Results, rows: list[Row]) -> str:
@@ -83,12 +119,12 @@ def _grid(results: Results, rows: list[Row]) -> str:
             known = system in results.systems(row)
             text = _value(results, row, system) if known else ""
             ratio = results.ratio(row, system) if known else None
-            cells.append(text + (f" ({_times(ratio)})" if ratio and system.family != "SQLite" else ""))
+            cells.append(text + (f" ({_times(ratio)})" if ratio and system is not results.base(row) else ""))
         body.append(cells)
     return _table(["", *(row.title for row in rows)], body)
 
 
-def _value(results: Results, row: Row, system: type[System] | None) -> str:
+def _value(results: Results, row: Row, system: type[Measured] | None) -> str:
     if system is None:
         return ""
     figures = results.of(row, system)
@@ -105,13 +141,13 @@ def _value(results: Results, row: Row, system: type[System] | None) -> str:
 
 def quantity(value: float, unit: str) -> str:
     """A figure with three digits and its unit."""
-    if unit == "events/s":
+    if unit in ("events/s", "tasks/s"):
         if value >= 1e6:
             return f"{value / 1e6:.2f} M/s"
         return f"{_digits(value / 1e3)} k/s" if value >= 1e3 else f"{value:.0f}/s"
     if unit == "us" and value >= 1e4:
         return f"{_digits(value / 1e3)} ms"
-    return f"{_digits(value)} {unit}".replace(" us", " µs").replace(" per s", "/s")
+    return f"{_digits(value)} {unit}".replace(" us", " µs").replace(" per s", "/s").replace(" x", "x")
 
 
 def _digits(value: float) -> str:
@@ -132,11 +168,13 @@ def _systems(results: Results, where: dict[str, Any], absent: dict[str, str]) ->
         elif name in measured:
             once = "; † at most once: what a killed claimer had taken is lost" if system.at_most_once else ""
             lines.append(f"- {name}: {system.family} {where['versions'][system.family]}, {system.note}{once}")
+    if any(row.mode in TASK_MODES for row in results.rows()):
+        lines += ["", TASKS_NOTE]
     unread = sum(figures.check.get("unread", 0) for figures in results.cells.values())
     lines.append("")
     lines.append(
-        "Each cell checked that every payload came exactly once; where one did not, the cell says so."
-        + (f" {unread:,} payloads of slow systems were not read back for lack of time." if unread else "")
+        "Each cell checked that every payload came, every task ran, exactly once; where one did not, the cell says so."
+        + (f" {unread:,} of slow systems were not read back for lack of time." if unread else "")
         + " A `-` is work it has no means for."
     )
     return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""The systems that are measured, in the order of the rotation. To add one: a class, and a line here."""
+"""The systems that are measured, in the order of the rotation. To add one: a class, and a line here (a task queue: a
+class and a line in `benchmarks/tasks/systems.py`)."""
 
 from __future__ import annotations
 
+from benchmarks.measured import Measured
 from benchmarks.systems.base import System
 from benchmarks.systems.dirq_simple import DirqSimple
 from benchmarks.systems.diskcache_deque import DiskcacheDeque, DiskcacheDequeFull
@@ -12,30 +14,36 @@ from benchmarks.systems.litequeue_table import Litequeue, LitequeueFull
 from benchmarks.systems.persist_queue import PersistQueue
 from benchmarks.systems.redis_list import RedisList, RedisListDurable
 from benchmarks.systems.sqlite_table import SqliteFull, SqliteNormal
+from benchmarks.tasks.systems import TASK_SYSTEMS, HueyTasks, SaqTasks
 
-__all__ = ["BASELINE", "SYSTEMS", "System"]
+__all__ = ["BASELINE", "SYSTEMS", "Measured", "System"]
 
-SYSTEMS: dict[str, type[System]] = {
-    system.name: system
-    for system in (
-        Eventq,
-        EventqSync,
-        SqliteNormal,
-        SqliteFull,
-        HueySqlite,
-        HueySqliteFull,
-        Litequeue,
-        LitequeueFull,
-        DiskcacheDeque,
-        DiskcacheDequeFull,
-        PersistQueue,
-        HueyFile,
-        DirqSimple,
-        KombuFiles,
-        RedisList,
-        RedisListDurable,
-    )
+_ORDER: tuple[type[Measured], ...] = (
+    Eventq,
+    EventqSync,
+    SqliteNormal,
+    SqliteFull,
+    HueySqlite,
+    HueySqliteFull,
+    Litequeue,
+    LitequeueFull,
+    DiskcacheDeque,
+    DiskcacheDequeFull,
+    PersistQueue,
+    HueyFile,
+    DirqSimple,
+    KombuFiles,
+    RedisList,
+    RedisListDurable,
+    *TASK_SYSTEMS,
+)
+
+SYSTEMS = {system.name: system for system in _ORDER}
+
+BASELINE = {
+    "relaxed": SqliteNormal.name,
+    "durable": SqliteFull.name,
+    "threads": HueyTasks.name,
+    "asyncio": SaqTasks.name,
 }
-
-BASELINE = {"relaxed": SqliteNormal.name, "durable": SqliteFull.name}
-"""What ratios are taken against, in the same run."""
+"""What ratios are taken against in each mode, in the same run."""

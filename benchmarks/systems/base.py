@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-import importlib.metadata
-import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from benchmarks.measured import Measured
 
 Payload = Any
 """Text of 200 ASCII characters, or the same as bytes for a system that says `binary`."""
@@ -23,33 +19,8 @@ POLL = 0.001
 """Seconds between two looks of a system that cannot wait by itself."""
 
 
-class System(abc.ABC):
+class System(Measured):
     """One opened queue of one system. Whoever opens the same folder, in any process, shares the queue."""
-
-    name: ClassVar[str]
-    """As typed after --systems."""
-    family: ClassVar[str]
-    """The project; its relaxed and durable ways of running share a column."""
-    note: ClassVar[str] = ""
-    """How it is run, in a few words."""
-    modes: ClassVar[frozenset[str]] = frozenset({"relaxed"})
-    """`relaxed`: a put survives its process. `durable`: it survives a power cut."""
-    requires: ClassVar[str | None] = None
-    """The module that must be importable, and the distribution whose version is shown."""
-    distribution: ClassVar[str | None] = None
-    imports: ClassVar[str] = ""
-    """What a program imports to use it; `preloads` is not counted."""
-    preloads: ClassVar[str] = ""
-    at_most_once: ClassVar[bool] = False
-    """A claimer killed between claim and settle loses the event: it does less than the others."""
-    recovers: ClassVar[bool] = False
-    """The event of a killed claimer moves on by itself."""
-    binary: ClassVar[bool] = False
-    batches: ClassVar[bool] = True
-    """Has a call, or a transaction, that puts many at once."""
-
-    @abc.abstractmethod
-    def __init__(self, folder: Path) -> None: ...
 
     @abc.abstractmethod
     def put(self, payload: Payload) -> Any: ...
@@ -63,9 +34,6 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def settle(self, token: Any) -> Any: ...
-
-    @abc.abstractmethod
-    def close(self) -> None: ...
 
     def wait(self, timeout: float) -> tuple[Any, Payload] | None:
         """Claim one event, waiting up to `timeout` seconds. Here: looks each millisecond."""
@@ -83,20 +51,3 @@ class System(abc.ABC):
             settle(token)
             if enough:
                 return
-
-    @classmethod
-    def missing(cls) -> str | None:
-        """Why this system cannot be measured here; None if it can."""
-        if cls.requires is None or importlib.util.find_spec(cls.requires) is not None:
-            return None
-        return f"not installed: pip install {cls.distribution or cls.requires}"
-
-    @classmethod
-    def version(cls) -> str:
-        return importlib.metadata.version(cls.distribution or cls.requires or "")
-
-    @classmethod
-    @contextlib.contextmanager
-    def server(cls, folder: Path) -> Iterator[None]:
-        """Around each cell: a system with a server starts and stops a private one here."""
-        yield

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-import re
-import shutil
-import subprocess
-import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from benchmarks import redis_server
 from benchmarks.systems.base import System
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 
@@ -29,7 +26,7 @@ class RedisList(System):
 
     def __init__(self, folder: Path) -> None:
         redis = importlib.import_module("redis")
-        self.client = redis.Redis(unix_socket_path=str(folder / "redis.sock"), socket_timeout=None)
+        self.client = redis.Redis(unix_socket_path=str(redis_server.socket(folder)), socket_timeout=None)
         self.taken = f"taken-{os.getpid()}-{id(self)}"
 
     def put(self, payload: Any) -> None:
@@ -54,32 +51,15 @@ class RedisList(System):
 
     @classmethod
     def missing(cls) -> str | None:
-        if shutil.which("redis-server") is None:
-            return "not installed: redis-server is not on the PATH"
-        return super().missing()
+        return redis_server.missing() or super().missing()
 
     @classmethod
     def version(cls) -> str:
-        answer = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
-        found = re.search(r"v=(\S+)", answer)
-        return f"{found.group(1) if found else 'server'} with redis-py {super().version()}"
+        return f"{redis_server.version()} with redis-py {super().version()}"
 
     @classmethod
-    @contextlib.contextmanager
-    def server(cls, folder: Path) -> Iterator[None]:
-        socket = folder / "redis.sock"
-        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)]
-        process = subprocess.Popen([*command, "--save", "", *cls.options], stdout=subprocess.DEVNULL)
-        try:
-            end = time.monotonic() + 10
-            while not socket.exists():
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError("redis-server did not start")
-                time.sleep(0.01)
-            yield
-        finally:
-            process.kill()
-            process.wait()
+    def server(cls, folder: Path) -> AbstractContextManager[None]:
+        return redis_server.running(folder, *cls.options)
 
 
 class RedisListDurable(RedisList):

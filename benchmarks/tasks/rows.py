@@ -1,0 +1,169 @@
+"""What is measured of task queues. The cell's own process is the producer; workers are processes of their own.
+
+A rate is taken from the ledger: what ran between its first and last task. Every cell counts how often each task ran,
+and where tasks have results, reads them all and compares them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.row import READ_BACK, Cell, Outcome, Row, check, quantile
+from benchmarks.tasks.base import TaskSystem
+from benchmarks.tasks.ledger import Ledger
+from benchmarks.tasks.workers import START, working
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TaskCell = Cell[TaskSystem]
+Pairs = list[tuple[int, Any]]
+"""Numbers of tasks, and the results that they should be equal to."""
+
+READ_RESULTS = 15.0
+"""Seconds to read the results of a row."""
+
+WARM = 5
+"""Tasks that run before single ones are timed."""
+
+
+def checked(put: int, ledger: Ledger, *, left: bool, pairs: Pairs | None = None) -> Outcome:
+    """Whether each task that was put ran exactly once, and each result that was read is its own."""
+    counts = check(put, ledger.numbers(), left=left)
+    return {**counts, "wrong": sum(number != value for number, value in pairs or ())}
+
+
+def ahead_row(cell: TaskCell, task: str) -> Outcome:
+    """Enqueued before the worker starts."""
+    size, ledger = cell.size, Ledger.create(cell.folder, cell.size.tasks)
+    producer = cell.open()
+    handles = producer.enqueue_for(task, 0, size.tasks, size.seconds)
+    with working(cell.system, cell.folder) as workers:
+        workers.begin(ledger)
+        finished = workers.until(ledger, len(handles), size.seconds)
+        times = ledger.times()
+        pairs, more = read(producer, task, handles, ledger)
+    producer.close()
+    rate = (len(times) - 1) / (times[-1][0] - times[0][0]) * 1e9
+    return {"value": rate, "more": more, "check": checked(len(handles), ledger, left=not finished, pairs=pairs)}
+
+
+def live_row(cell: TaskCell, task: str) -> Outcome:
+    """Enqueued while the worker runs: from the first call to the end of the last task."""
+    size, ledger = cell.size, Ledger.create(cell.folder, cell.size.tasks + 1)
+    producer = cell.open()
+    with working(cell.system, cell.folder) as workers:
+        warm = producer.enqueue_for(task, 0, 1, 1)
+        workers.begin(ledger)
+        start = time.monotonic_ns()
+        handles = warm + producer.enqueue_for(task, 1, size.tasks, size.seconds)
+        finished = workers.until(ledger, len(handles), size.seconds)
+        times = ledger.times()
+        pairs, more = read(producer, task, handles, ledger)
+    producer.close()
+    rate = (len(times) - 1) / (times[-1][0] - start) * 1e9
+    return {"value": rate, "more": more, "check": checked(len(handles), ledger, left=not finished, pairs=pairs)}
+
+
+def enqueue_row(cell: TaskCell, task: str = "nothing") -> Outcome:
+    """By one producer, while no worker runs."""
+    size, ledger = cell.size, Ledger.create(cell.folder, cell.size.tasks + 1)
+    producer = cell.open()
+    producer.enqueue_for(task, 0, 1, 1)  # the first one connects and makes folders
+    start = time.perf_counter()
+    put = len(producer.enqueue_for(task, 1, size.tasks, size.seconds))
+    spent = time.perf_counter() - start
+    with working(cell.system, cell.folder) as workers:
+        workers.begin(ledger)
+        finished = workers.until(ledger, 1 + put, READ_BACK)
+    producer.close()
+    return {"value": put / spent, "check": checked(1 + put, ledger, left=not finished)}
+
+
+def call_row(cell: TaskCell, task: str) -> Outcome:
+    """One at a time: from the call to its result, which another process made."""
+    size, ledger = cell.size, Ledger.create(cell.folder, 1 + WARM + cell.size.calls)
+    producer = cell.open()
+    with working(cell.system, cell.folder) as workers:
+        producer.enqueue_for(task, 0, 1, 1)
+        workers.begin(ledger)
+        calls = producer.calls_for(task, 1, WARM, START)
+        calls += producer.calls_for(task, 1 + WARM, size.calls, size.seconds * 5)
+    producer.close()
+    pairs = [(number, value) for number, (_, value) in enumerate(calls, 1)]
+    delays = [seconds * 1e6 for seconds, _ in calls[WARM:]]
+    return {
+        "value": statistics.median(delays),
+        "more": {"p99": quantile(delays, 0.99), "calls": len(delays)},
+        "check": checked(1 + len(calls), ledger, left=False, pairs=pairs),
+    }
+
+
+def scaling_row(cell: TaskCell) -> Outcome:
+    """Tasks that compute: the rate of two worker processes over that of one."""
+    burns, limit = cell.size.burns, cell.size.limit / 3
+    ledger = Ledger.create(cell.folder, burns * 2)
+    producer, rates = cell.open(), []
+    for count in (1, 2):
+        first = burns * (count - 1)
+        handles = producer.enqueue_for("burn", first, burns, limit)
+        with working(cell.system, cell.folder, count) as workers:
+            workers.begin(ledger, first)
+            if len(handles) < burns or not workers.until(ledger, burns, limit, first):
+                raise RuntimeError(f"not done in {limit:.0f} s")
+        rates.append(rate_of_all(ledger.times(first)[:burns]))
+    producer.close()
+    one, two = rates
+    return {"value": two / one, "more": {"one": one, "two": two}, "check": checked(burns * 2, ledger, left=False)}
+
+
+def rate_of_all(times: list[tuple[int, int]]) -> float:
+    """Tasks per second from when each process had run one: that they do not start at once must not count."""
+    firsts: dict[int, int] = {}
+    for at, process in times:
+        firsts.setdefault(process, at)
+    begun, end = max(firsts.values()), times[-1][0]
+    return sum(at > begun for at, _ in times) / (end - begun) * 1e9
+
+
+def read(producer: TaskSystem, task: str, handles: Sequence[Any], ledger: Ledger) -> tuple[Pairs, Outcome]:
+    """The results of those that have run, as many as the time allows, and their rate; none of a task without."""
+    if task.startswith("bare"):
+        return [], {}
+    ran = set(ledger.numbers())
+    wanted = [(number, handle) for number, handle in enumerate(handles) if number in ran]
+    start = time.perf_counter()
+    values = producer.results_for([handle for _, handle in wanted], READ_RESULTS)
+    rate = len(values) / (time.perf_counter() - start)
+    pairs = [(number, value) for (number, _), value in zip(wanted, values, strict=False)]
+    return pairs, {"results_per_s": rate, "results_unread": len(wanted) - len(values)}
+
+
+def _threads(name: str, title: str, unit: str, run: Any, **more: Any) -> Row:
+    return Row(name=name, title=title, unit=unit, run=run, mode="threads", **more)
+
+
+def _asyncio(name: str, title: str, unit: str, run: Any, **more: Any) -> Row:
+    return Row(name=name, title=title, unit=unit, run=run, mode="asyncio", **more)
+
+
+RATE = "tasks/s"
+
+TASK_ROWS: tuple[Row, ...] = (
+    _threads("enqueue", "enqueue", RATE, enqueue_row, plotted=True),
+    _threads("tasks", "no-op tasks, enqueued before", RATE, partial(ahead_row, task="nothing"), plotted=True),
+    _threads("tasks-live", "no-op tasks, enqueued meanwhile", RATE, partial(live_row, task="nothing"), plotted=True),
+    _threads("bare", "without results, before", RATE, partial(ahead_row, task="bare"), plotted=True),
+    _threads("bare-live", "without results, meanwhile", RATE, partial(live_row, task="bare"), plotted=True),
+    _threads("call", "call in another process, p50", "us", partial(call_row, task="nothing"), less=True),
+    _threads("cpu", "2 worker processes : 1, computing", "x", scaling_row, compared=False),
+    _asyncio("async", "async, enqueued before", RATE, partial(ahead_row, task="nothing_async"), plotted=True),
+    _asyncio("async-live", "async, enqueued meanwhile", RATE, partial(live_row, task="nothing_async"), plotted=True),
+    _asyncio("async-bare", "async, no results, before", RATE, partial(ahead_row, task="bare_async"), plotted=True),
+    _asyncio("async-bare-live", "async, no results, meanwhile", RATE, partial(live_row, task="bare_async"),
+             plotted=True),
+    _asyncio("async-call", "async call, p50", "us", partial(call_row, task="nothing_async"), less=True),
+)  # fmt: skip

@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,7 @@ def promised_output(path: Path) -> str:
 
 def run_example(path: Path, folder: Path) -> str:
     """In an empty folder that looks like the checkout, so that the promised command works as it stands."""
+    folder.mkdir()
     (folder / "examples").symlink_to(ROOT / "examples")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTQ_")}
     done = subprocess.run(
@@ -53,9 +56,17 @@ def run_example(path: Path, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[str]]]:
+    """All of them at once: most of their time they wait."""
+    folder = tmp_path_factory.mktemp("examples")
+    with ThreadPoolExecutor(len(EXAMPLES)) as pool:
+        yield {path: pool.submit(run_example, path, folder / path.stem) for path in EXAMPLES}
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_example_prints_what_it_promises(path: Path, tmp_path: Path) -> None:
-    expected, printed = promised_output(path), run_example(path, tmp_path)
+def test_the_example_prints_what_it_promises(path: Path, running: dict[Path, Future[str]]) -> None:
+    expected, printed = promised_output(path), running[path].result()
     checker = doctest.OutputChecker()
     example = doctest.Example("", expected)
     assert checker.check_output(expected, printed, doctest.ELLIPSIS), checker.output_difference(

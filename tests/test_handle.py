@@ -200,32 +200,47 @@ def test_a_waiter_is_woken(url: str) -> None:
         assert results == [["done"]]
 
 
-def test_nobody_there_is_said_once(app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def impatient(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits wonders at once whether somebody is there, and looks every few milliseconds."""
     monkeypatch.setattr("eventq.handle.WARN_AFTER", 0.0)
+    monkeypatch.setattr(app.store.storage, "recover", lambda: 0.005)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nobody_there_is_said_once(app: App, caplog: pytest.LogCaptureFixture) -> None:
     handle = app.handle(app.queue("lonely").put("x"))
     with caplog.at_level(logging.WARNING, "eventq"):
-        assert not handle.wait(timeout=0.6)
+        assert not handle.wait(timeout=0.1)
     assert [entry.name for entry in caplog.records] == ["eventq.handle"]
     assert "no live worker claims from 'lonely'" in caplog.text
 
 
-def test_nothing_is_said_while_it_runs(
-    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("serves", "said"), [(["lonely", "q"], 0), (["other"], 1)])
+def test_an_idle_worker_is_known_by_what_it_says_it_serves(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, serves: list[str], said: int
 ) -> None:
     monkeypatch.setattr("eventq.handle.WARN_AFTER", 0.0)
+    with App(url) as mine, App(url) as theirs, caplog.at_level(logging.WARNING, "eventq"):
+        theirs.store.storage.introduce(serves, ["shop.send"])
+        handle = mine.handle(mine.queue("lonely").put("x"))
+        assert not handle.wait(timeout=0.3)
+    assert len(caplog.records) == said
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nothing_is_said_while_it_runs(app: App, caplog: pytest.LogCaptureFixture) -> None:
     claim = claimed(app)
     with caplog.at_level(logging.WARNING, "eventq"):
-        assert not app.handle(claim.id).wait(timeout=0.3)
+        assert not app.handle(claim.id).wait(timeout=0.1)
     assert caplog.text == ""
 
 
-def test_nothing_is_said_while_a_worker_claims_there(
-    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("eventq.handle.WARN_AFTER", 0.0)
+@pytest.mark.usefixtures("impatient")
+def test_nothing_is_said_while_a_worker_claims_there(app: App, caplog: pytest.LogCaptureFixture) -> None:
     claim = claimed(app, "busy")
     waiting = app.queue("busy").put("later")
     with caplog.at_level(logging.WARNING, "eventq"):
-        assert not app.handle(waiting).wait(timeout=0.3)
+        assert not app.handle(waiting).wait(timeout=0.1)
     assert caplog.text == ""
     claim.release()

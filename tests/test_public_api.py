@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import eventq
-from eventq.aio import AsyncApp, AsyncClaim, AsyncHandle, AsyncQueue, AsyncSemaphore
+from eventq.aio import AsyncApp, AsyncClaim, AsyncHandle, AsyncQueue, AsyncSemaphore, AsyncTask, AsyncWorker
 from eventq.config import QueueSettings
 from eventq.model import Settings
 
@@ -81,15 +81,21 @@ TWINS = [
     (eventq.Queue, AsyncQueue),
     (eventq.Claim, AsyncClaim),
     (eventq.Handle, AsyncHandle),
+    (eventq.Task, AsyncTask),
+    (eventq.Worker, AsyncWorker),
     (eventq.Lock, AsyncSemaphore),
     (eventq.Semaphore, AsyncSemaphore),
 ]
 
 NEVER_BLOCKS = {
-    eventq.App: {"handle", "lock", "semaphore"},
+    eventq.App: {
+        "handle", "lock", "semaphore", "stream", "task", "task_named", "worker", "use", "on", "options_for", "state_of",
+    },
     eventq.Queue: {"handle", "payload_of"},
     eventq.Claim: {"carried"},
     eventq.Handle: set(),
+    eventq.Task: {"using", "pack", "pack_result", "put", "put_packed"},
+    eventq.Worker: {"stop"},
     eventq.Lock: set(),
     eventq.Semaphore: set(),
 }

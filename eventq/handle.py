@@ -22,7 +22,6 @@ from eventq.ids import is_event_id
 from eventq.model import FINAL_STATES, Cancel, Note, State
 
 if TYPE_CHECKING:
-
     from eventq.aio import AsyncHandle
     from eventq.model import Record
     from eventq.store import Store

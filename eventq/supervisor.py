@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 import stat
 import subprocess
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from eventq import clock as clocks
 from eventq.config import seconds
 from eventq.errors import ConfigError
+from eventq.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -186,10 +185,9 @@ class Supervisor:
         """
         self._terminal = has_terminal()
         try:
-            with caught_signals() as wakeup:
+            with Wakeup() as wakeup, wakeup.hearing(SIGNALS):
                 while not self._turn():
-                    select.select([wakeup], [], [], self._patience())
-                    for number in received(wakeup):
+                    for number in wakeup.wait(self._patience()):
                         self._obey(number)
             return self._code
         finally:
@@ -396,32 +394,6 @@ def stop_with_supervisor(stop: Callable[[], object], environ: Mapping[str, str] 
 
 
 # ---------------------------------------------------------------- signals
-
-
-@contextmanager
-def caught_signals() -> Iterator[int]:
-    """A descriptor from which `received` reads the signals that come meanwhile. In the main thread only."""
-    wakeup, written = os.pipe()
-    os.set_blocking(wakeup, False)
-    os.set_blocking(written, False)
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-    outer = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-    try:
-        yield wakeup
-    finally:
-        signal.set_wakeup_fd(outer)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(wakeup)
-        os.close(written)
-
-
-def received(wakeup: int) -> bytes:
-    """The numbers of the signals that came since the last time."""
-    try:
-        return os.read(wakeup, 4096)
-    except BlockingIOError:
-        return b""
 
 
 def signal_name(number: int) -> str:

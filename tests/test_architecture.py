@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "eventq"
 
 LAYERS = [line.split() for line in """\
-model errors codec ids clock retry config bridge
+model errors codec ids clock retry config bridge wakeup
 storage
 store claim handle put queue lock
 arguments options middleware context stream capture task run child process observe

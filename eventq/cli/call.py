@@ -125,12 +125,8 @@ def _add_json(call: Call, text: str | None) -> None:
 def _scalars_as_text(call: Call, texts: Call) -> Call:
     """The call with numbers and the like as they were typed: a text that looks like a number is one, if the function
     wants a text."""
-    args = [
-        text if isinstance(value, SCALARS) else value for value, text in zip(call.args, texts.args, strict=True)
-    ]
-    kwargs = {
-        name: texts.kwargs[name] if isinstance(value, SCALARS) else value for name, value in call.kwargs.items()
-    }
+    args = [text if isinstance(value, SCALARS) else value for value, text in zip(call.args, texts.args, strict=True)]
+    kwargs = {name: texts.kwargs[name] if isinstance(value, SCALARS) else value for name, value in call.kwargs.items()}
     return Call(call.task, args, kwargs)
 
 
@@ -158,7 +154,7 @@ COMMANDS = {
         "examples:\n"
         "  eventq call shop.thumbnail cat.png 64\n"
         "  eventq call shop.thumbnail --kw path=cat.png --kw width=64 --delay 10m --key cat\n"
-        "  eventq call shop.order --json-args '[{\"id\": 42, \"items\": [1, 2]}]'\n"
+        '  eventq call shop.order --json-args \'[{"id": 42, "items": [1, 2]}]\'\n'
         "  eventq call shop.total 3 4 --app shop:app --wait 30\n\n"
         "exit codes: 0 it is stored; 2 the function cannot be called so (with --app); with --wait those of\n"
         "'eventq result'.",

@@ -80,7 +80,7 @@ class Work:
         self.storage: Storage = app.store.storage
         self.counts: Counter[str] = Counter()
         self.error: BaseException | None = None
-        self.stopping: threading.Event = threading.Event()
+        self.stopping: bool = False
         self.killing: bool = False
         self._environment = _environment(args)
         self._lock = threading.Lock()
@@ -97,7 +97,7 @@ class Work:
                 thread.start()
             self._wait()
         except BaseException:
-            self.stopping.set()  # or the threads would keep the process alive
+            self.stopping = True  # or the threads would keep the process alive
             self._wait()
             raise
         finally:
@@ -114,9 +114,9 @@ class Work:
         for thread in self._threads:
             while thread.is_alive():
                 thread.join(0.1)
-                if not self.stopping.is_set():
+                if not self.stopping:
                     self.storage.recover()  # slow commands must not hide that another worker died
-                if self.stopping.is_set() and deadline is None:
+                if self.stopping and deadline is None:
                     deadline = clock.SYSTEM.monotonic() + self.args.grace
                     self._announce()
                 if deadline is not None and clock.SYSTEM.monotonic() >= deadline:
@@ -133,9 +133,9 @@ class Work:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self.stopping.is_set():
+        if self.stopping:
             self.killing = True
-        self.stopping.set()
+        self.stopping = True
 
     def _kill_all(self) -> None:
         with self._lock:
@@ -144,19 +144,19 @@ class Work:
 
     def _loop(self) -> None:
         try:
-            while not self.stopping.is_set():
+            while not self.stopping:
                 for claim in self.queue.claims(timeout=0 if self.args.burst else LOOK):
                     self._handle(claim)
-                    if self.stopping.is_set():
+                    if self.stopping:
                         break
                 if self.args.burst:
                     return
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             self.error = self.error or error
-            self.stopping.set()
+            self.stopping = True
 
     def _handle(self, claim: Claim[Any]) -> None:
-        if self.stopping.is_set():
+        if self.stopping:
             claim.release()  # claimed in the instant of the signal
             return
         try:

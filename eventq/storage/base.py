@@ -230,6 +230,7 @@ class Storage(abc.ABC):
 
         Duties: cheap if nothing is new for who read the ones before.
         """
+
     @abc.abstractmethod
     def scan(self, queue: str, state: State, filter: Filter, cursor: str | None = None, limit: int = 100) -> Page:
         """Records of one state in id order, a page at a time.

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from eventq.capture import Capturing, flush_due
@@ -19,12 +18,12 @@ from eventq.model import Released
 from eventq.process import in_script_again
 from eventq.run import CANCELLED, STOPPED, TIMED_OUT, Run
 from eventq.storage.base import LOOK_INTERVAL
+from eventq.wakeup import Wakeup
 from eventq.worker.crew import Crew
 from eventq.worker.intake import Intake, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from types import FrameType
 
     from eventq.aio import AsyncWorker
     from eventq.app import App
@@ -84,7 +83,7 @@ class Worker:
         """Likewise, once its process has taken more memory than that."""
         self._recycled = False
         self._introduced = False
-        self._stirs: SimpleQueue[None] = SimpleQueue()
+        self._wakeup: Wakeup | None = None
         self._children: Children | None = None
         self._children_lock = threading.Lock()
         self._stop_asked = 0
@@ -121,7 +120,7 @@ class Worker:
         intake = Intake(self.app.store.storage, self.queues)
         crew = self._crew = Crew(self.app, intake, self.concurrency, self._carry_out, self._stir)
         crew.burst, crew.most = burst, self.max_tasks
-        with self._hearing_signals(), Capturing():
+        with Wakeup() as self._wakeup, self._hearing_signals(self._wakeup), Capturing():
             try:
                 self.app.hooks.tell("worker_started", self)
                 log.info("worker %s serves %s; its tasks: %s", id, *self._about())
@@ -162,16 +161,14 @@ class Worker:
     # ------------------------------------------------------------------ watching over the crew
 
     def _stir(self) -> None:
-        self._stirs.put(None)  # reentrant, so a signal handler may
+        wakeup = self._wakeup
+        if wakeup is not None:
+            wakeup.ring()
 
     def _rest(self, pause: float | None) -> None:
-        """Wait for a stir, or for some seconds."""
-        try:
-            self._stirs.get(timeout=pause)
-            while True:
-                self._stirs.get_nowait()
-        except Empty:
-            return
+        """Wait for a stir, a signal, or for some seconds."""
+        assert self._wakeup is not None
+        self._wakeup.wait(pause)
 
     def _watch_over(self, crew: Crew) -> None:
         """Until the crew has ended, or a stop is asked for."""
@@ -310,21 +307,16 @@ class Worker:
         return (run.options.executor or self.executor) == "process"
 
     @contextmanager
-    def _hearing_signals(self) -> Iterator[None]:
+    def _hearing_signals(self, wakeup: Wakeup) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def hear(_number: int, _frame: FrameType | None) -> None:
+        def hear() -> None:
             self._stop_asked += 1
-            self._stir()
 
-        before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with wakeup.hearing((signal.SIGTERM, signal.SIGINT), hear):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def memory_taken() -> int:

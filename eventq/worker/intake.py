@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import select
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from eventq.clock import perf_counter
 from eventq.config import text
 from eventq.errors import ConfigError
 from eventq.storage.base import LOOK_INTERVAL
+from eventq.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,9 +46,7 @@ class Intake:
         self._weights = queues if any(queues.values()) else None
         self._credits = dict.fromkeys(queues, 0)
         self._empty_until = dict.fromkeys(queues, 0.0)
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._wakeup = Wakeup()
 
     def next(self, fresh: bool = True) -> Claimed | None:
         """The next event, without waiting; with `fresh`, queues that were empty a moment ago are asked as well."""
@@ -85,14 +83,14 @@ class Intake:
             for queue in self._queues:
                 watches.append(self._storage.watch(queue=queue))  # noqa: PERF401 - if one fails, the others are closed
             poller = select.poll()
-            poller.register(self._wake_read, select.POLLIN)
+            poller.register(self._wakeup, select.POLLIN)
             by_number = {watch.fileno(): watch for watch in watches}
             for number in by_number:
                 poller.register(number, select.POLLIN)
             while (found := self.next()) is None:
                 for number, _ in poller.poll(math.ceil(self._storage.recover() * 1000)):
-                    if number == self._wake_read:
-                        self._drain()
+                    if number == self._wakeup.fileno():
+                        self._wakeup.clear()
                         return None
                     by_number[number].clear()
             return found
@@ -102,23 +100,11 @@ class Intake:
 
     def wait_for_wake(self, seconds: float = LOOK_INTERVAL) -> None:
         """Wait until `wake` is called, or the time is over; claims nothing."""
-        poller = select.poll()
-        poller.register(self._wake_read, select.POLLIN)
-        if poller.poll(math.ceil(seconds * 1000)):
-            self._drain()
+        self._wakeup.wait(seconds)
 
     def wake(self) -> None:
         """End the wait, from any thread: something else than a new event needs attention."""
-        try:
-            os.write(self._wake_write, b"w")
-        except BlockingIOError:
-            return  # it is full of wakes
-
-    def _drain(self) -> None:
-        try:
-            os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            return
+        self._wakeup.ring()
 
     def give_back(self) -> None:
         """Return what the storage has fetched ahead of its start."""
@@ -127,5 +113,4 @@ class Intake:
 
     def close(self) -> None:
         """Close what it has open. Nobody may wait or wake any more."""
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._wakeup.close()

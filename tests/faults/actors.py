@@ -34,7 +34,6 @@ class Log:
     def __call__(self, *words: object) -> None:
         os.write(self._fd, " ".join(str(word) for word in words).encode() + b"\n")
 
-
     def wait_for_go(self) -> None:
         while not os.path.exists(self.path + ".go"):
             sleep(0.002)
@@ -220,7 +219,6 @@ ROLES: dict[str, Callable[..., None]] = {
     role.__name__: role
     for role in (producer, claimer, drainer, hold, exclusive, stop_within_put, fork, poisoned, starved, reader)
 }
-
 
 
 def serve() -> None:

@@ -190,6 +190,7 @@ def test_two_claimers_at_one_file(make_world: Worlds) -> None:
 
 GONE = pytest.param("its event is gone", marks=pytest.mark.exhaustive)  # which is searched for again and again
 
+
 @pytest.mark.parametrize("stale", ["no marker", "its period is over", "it is torn", GONE])
 def test_keyed_puts_race_and_one_wins(make_world: Worlds, stale: str) -> None:
     """At each call of one put comes another one, complete; also when both find a marker to replace."""
@@ -207,6 +208,7 @@ def test_keyed_puts_race_and_one_wins(make_world: Worlds, stale: str) -> None:
             marker.write_bytes(msgspec.json.encode({"key": "key", "id": world.ledger.ids["old"]}))
         elif marker is not None and stale == "it is torn":
             marker.write_bytes(marker.read_bytes()[:20])
+
         def other() -> None:
             try:
                 world.put_key("b", "key", worker=world.b)

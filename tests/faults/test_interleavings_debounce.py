@@ -49,9 +49,7 @@ def survives(make_world: Worlds, scene: Callable[[World], Parties]) -> None:
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["first", "third"])
 @pytest.mark.parametrize("times", [1, 2])
-def test_debounced_puts_come_at_any_point_of_another(
-    make_world: Worlds, earlier: bool, times: int
-) -> None:
+def test_debounced_puts_come_at_any_point_of_another(make_world: Worlds, earlier: bool, times: int) -> None:
     def scene(world: World) -> Parties:
         if earlier:
             put(world, "old", by_b=True)

@@ -194,4 +194,3 @@ def test_no_lock_can_go(folder: Path, name: str) -> None:
     with pytest.raises((AssertionError, EventqError, pytest.fail.Exception)):
         run(folder / "mutant", mutant.install)
     assert mutant.spared[name]
-

@@ -187,9 +187,7 @@ def test_a_reader_is_not_led_astray_by_a_file_that_is_another(worker: FileStorag
         assert fresh[-1] == seen
 
 
-def test_a_note_of_which_nobody_wants_to_know_costs_one_open_that_fails(
-    worker: FileStorage, calls: list[str]
-) -> None:
+def test_a_note_of_which_nobody_wants_to_know_costs_one_open_that_fails(worker: FileStorage, calls: list[str]) -> None:
     claimed = claim(worker)
     worker.note(claimed, "progress", b"1")
     calls.clear()

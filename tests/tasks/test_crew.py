@@ -131,7 +131,7 @@ def test_a_coroutine_that_swallows_its_cancellation_may_go_on(app: App) -> None:
         await asyncio.to_thread(gate.wait, PATIENCE)
         return "all the same"
 
-    with working(app) as serving:
+    with working(app):
         handle = stubborn.enqueue()
         assert begun.wait(PATIENCE)
         handle.cancel()

@@ -235,7 +235,7 @@ def test_every_attempt_is_kept(frozen: App, clock: FakeClock, make: Any) -> None
     for attempt in record.attempts:
         assert attempt.error is not None
         assert (attempt.error.type, attempt.error.message) == ("ValueError", "no such file")
-        assert 'raise error' in attempt.error.traceback
+        assert "raise error" in attempt.error.traceback
         assert attempt.worker == frozen.store.storage.worker
     assert [attempt.outcome for attempt in record.attempts] == ["failed", "failed", "dead"]
 

@@ -139,9 +139,7 @@ class QueuePaths:
         digits = due if isinstance(due, str) else due_digits(due)
         return f"{self.delayed}{bucket_of(digits)}/", f"{digits}~{priority}~{name}"
 
-    def blocked_name(
-        self, slot: str, places: str, expires: float | None, priority: int, name: str
-    ) -> tuple[str, str]:
+    def blocked_name(self, slot: str, places: str, expires: float | None, priority: int, name: str) -> tuple[str, str]:
         """Folder and file name of an event that waits for its share (`places`) of a slot.
 
         All that decides when it comes back stands in the name, so that nobody has to read the file.

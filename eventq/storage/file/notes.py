@@ -192,9 +192,7 @@ def move_notes(source: QueuePaths, target: QueuePaths, id: str) -> None:
     """Let an event's notes follow it into another queue."""
     for name in (id + OLDER, id):
         try:
-            rename_into(
-                f"{source.notes}{bucket_of(id)}/{name}", f"{target.notes}{bucket_of(id)}/", name, durable=False
-            )
+            rename_into(f"{source.notes}{bucket_of(id)}/{name}", f"{target.notes}{bucket_of(id)}/", name, durable=False)
         except FileNotFoundError:
             continue  # it has none
 

@@ -252,7 +252,7 @@ class Worker:
         if not self._introduced:
             self._introduce()
         try:
-            self.app.store.storage.recover()
+            crew.recover()
         except EventqError as error:
             log.warning("a look at the store failed and is repeated: %s", error)
         crew.watch_over()

@@ -70,6 +70,7 @@ class Crew:
         self._stir = stir
         self._lead = threading.Lock()
         self._mutex = threading.Lock()
+        self._looking = threading.Lock()
         self._term = 0
         self._short_since = 0.0
         self._followers = 0
@@ -96,6 +97,11 @@ class Crew:
     def idle(self) -> bool:
         """Whether nothing runs and nothing is at hand."""
         return self.waiting and not self.runs
+
+    def recover(self) -> None:
+        """Look after what others left. Who comes while another looks waits, and so finds what that one brings back."""
+        with self._looking:
+            self._app.store.storage.recover()
 
     def watch_over(self) -> float:
         """Take the lead from a thread whose run is not short after all. Seconds until the next such look."""
@@ -208,7 +214,7 @@ class Crew:
         try:
             if not self.burst:
                 return self._intake.wait()
-            self._app.store.storage.recover()  # what the dead have left is to be run, too
+            self.recover()  # what the dead have left is to be run, too
             claimed = self._intake.next()
             if claimed is None and not self.runs:
                 self.stop()

@@ -9,12 +9,15 @@ import pytest
 
 from eventq import App, TaskFailed
 from eventq.model import State
+from eventq.storage.file.recovery import bury_dead
 from tasks.conftest import OpenApp
 from tasks.programs import KILL, ended, run, started, wait_for_file, write
 from tasks.running import PATIENCE, Serving, burst, until, working
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from eventq.model import Claimed
 
 SHOP = """
 import os, signal, sys, time
@@ -172,6 +175,38 @@ def test_a_burst_finds_what_a_dead_worker_left(open_app: OpenApp) -> None:
     first.store.storage.abandon()  # type: ignore[attr-defined]
     burst(second)
     assert second.handle(handle.id).status() is State.COMPLETED
+
+
+def test_a_burst_waits_for_what_its_other_thread_brings_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads look after the dead: who finds the other at it must not end the burst meanwhile."""
+    looking, asked_again = threading.Event(), threading.Event()
+
+    def buries(root: str, own: str, durable: bool) -> int:
+        if threading.current_thread() is threading.main_thread():
+            looking.set()
+            asked_again.wait(0.2)  # it comes only from who does not wait for us
+        return bury_dead(root, own, durable)
+
+    monkeypatch.setattr("eventq.storage.file.storage.bury_dead", buries)
+    with App(tmp_path / "store", sync=False) as first, App(tmp_path / "store", sync=False) as second:
+        handle = first.task(name="w")(one).enqueue()
+        second.task(name="w")(one)
+        assert len(first.store.storage.claim("default")) == 1
+        first.store.storage.abandon()  # type: ignore[attr-defined]
+        claim, times = second.store.storage.claim, 0
+
+        def claims(queue: str, limit: int = 1) -> list[Claimed]:
+            nonlocal times
+            looking.wait(PATIENCE)
+            found = claim(queue, limit)
+            times += 1
+            if times == 2:
+                asked_again.set()
+            return found
+
+        monkeypatch.setattr(second.store.storage, "claim", claims)
+        assert second.worker().run(burst=True) == 0
+        assert second.handle(handle.id).status() is State.COMPLETED
 
 
 def one() -> int:

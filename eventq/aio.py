@@ -229,6 +229,11 @@ class AsyncQueue(Generic[T]):
         created_to: datetime | None = None,
         headers: Mapping[str, Any] | None = None,
         worker: str | None = None,
+        settled_from: datetime | None = None,
+        settled_to: datetime | None = None,
+        run_time_from: float | None = None,
+        run_time_to: float | None = None,
+        exit_code: int | None = None,
         cursor: str | None = None,
         limit: int = 100,
     ) -> Page:
@@ -240,6 +245,11 @@ class AsyncQueue(Generic[T]):
             created_to=created_to,
             headers=headers,
             worker=worker,
+            settled_from=settled_from,
+            settled_to=settled_to,
+            run_time_from=run_time_from,
+            run_time_to=run_time_to,
+            exit_code=exit_code,
             cursor=cursor,
             limit=limit,
         )

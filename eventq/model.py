@@ -224,6 +224,28 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """As it was put: names, and the number of places of each."""
     rates: dict[str, tuple[int, float]] = {}
     """As it was put: names, and how many of each may start within how many seconds."""
+    unique: str | float = "open"
+    """As it was put, like the next three: see `PutOptions`."""
+    max_attempts: int | None = None
+    max_crashes: int | None = None
+    keep: float | None = None
+
+    @property
+    def run_time(self) -> float | None:
+        """Seconds that its last attempt took; None if it never began, or has not ended."""
+        last = self.attempts[-1] if self.attempts else None
+        return None if last is None or last.ended is None else max(0.0, last.ended - last.started)
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, as a program would say it: 0 completed; 130 aborted (cancelled, or its run took too long);
+        1 failed in any other way, or never started in time. None while it is open."""
+        if self.state in OPEN_STATES:
+            return None
+        if self.state is State.COMPLETED:
+            return 0
+        too_long = self.failure is not None and self.failure.type.rpartition(".")[2] == "TaskTimeout"
+        return 130 if self.state is State.CANCELLED or too_long else 1
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -242,6 +264,32 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Each given header must be there with an equal value."""
     worker: str | None = None
     """Held by, or last attempted by, this worker."""
+    settled_from: float | None = None
+    settled_to: float | None = None
+    run_time_from: float | None = None
+    """Its last attempt took at least so many seconds."""
+    run_time_to: float | None = None
+    """And less than that."""
+    exit_code: int | None = None
+    """See `Record.exit_code`."""
+
+    def matches(self, record: Record) -> bool:
+        """Whether a record passes, whatever state it is in: for storages that do not ask their database."""
+        last = record.attempts[-1].worker if record.attempts else None
+        return (
+            _within(record.created, self.created_from, self.created_to)
+            and _within(record.settled, self.settled_from, self.settled_to)
+            and _within(record.run_time, self.run_time_from, self.run_time_to)
+            and self.worker in (None, record.worker, last)
+            and self.exit_code in (None, record.exit_code)
+            and all(name in record.headers and record.headers[name] == value for name, value in self.headers.items())
+        )
+
+
+def _within(value: float | None, first: float | None, end: float | None) -> bool:
+    if first is None and end is None:
+        return True
+    return value is not None and (first is None or value >= first) and (end is None or value < end)
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

@@ -350,20 +350,33 @@ class Queue(Generic[T]):
         created_to: datetime | None = None,
         headers: Mapping[str, Any] | None = None,
         worker: str | None = None,
+        settled_from: datetime | None = None,
+        settled_to: datetime | None = None,
+        run_time_from: float | None = None,
+        run_time_to: float | None = None,
+        exit_code: int | None = None,
         cursor: str | None = None,
         limit: int = 100,
     ) -> Page:
         """A page of the records in one state, in id order, without claiming them.
 
         Pass the page's `cursor` to get the next one, until it is None. What stays in the state meanwhile appears
-        exactly once. `created_from` and `created_to` are aware datetimes; each of `headers` must be there and equal;
-        `worker` holds the event, or had its last attempt.
+        exactly once. Of what is created, settled (aware datetimes) and how long the last attempt took (seconds), the
+        `_from` is included and the `_to` is not; each of `headers` must be there and equal; `worker` holds the event,
+        or had its last attempt; `exit_code` is that of `Record`: 0, 1, or 130 for what was aborted.
         """
+        if exit_code not in (None, 0, 1, 130):
+            raise ConfigError(f"exit_code={exit_code!r} is none of 0 (completed), 1 (failed) and 130 (aborted)")
         wanted = Filter(
             created_from=window("created_from", created_from),
             created_to=window("created_to", created_to),
             headers=dict(headers or {}),
             worker=worker,
+            settled_from=window("settled_from", settled_from),
+            settled_to=window("settled_to", settled_to),
+            run_time_from=None if run_time_from is None else seconds("run_time_from", run_time_from),
+            run_time_to=None if run_time_to is None else seconds("run_time_to", run_time_to),
+            exit_code=exit_code,
         )
         return self.store.storage.scan(self.name, a_state(state), wanted, cursor, at_least_one(limit))
 

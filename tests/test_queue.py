@@ -304,6 +304,9 @@ def test_scanning_with_filters(queue: Queue[Any], clock: FakeClock) -> None:
     assert found(headers={"user": "bob"}) == ["b"]
     assert found(created_from=instant) == ["b"]
     assert found(created_to=instant) == ["a"]
+    assert found(settled_from=instant) == found(run_time_from=0) == found(exit_code=0) == []
+    with pytest.raises(ConfigError, match="exit_code=2 is none of"):
+        queue.scan(exit_code=2)
     with pytest.raises(ConfigError, match="time zone"):
         queue.scan(created_from=datetime(2030, 1, 1))  # noqa: DTZ001 - refused on purpose
     with pytest.raises(ConfigError, match="ready, delayed"):

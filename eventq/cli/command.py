@@ -104,11 +104,26 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         help="with this header (K:=V: V is JSON)",
     )
     group.add_argument("--worker", metavar="ID", help="held, or last attempted, by this worker")
+    group.add_argument("--settled-since", type=instant, metavar="WHEN", help="ended at or after")
+    group.add_argument("--settled-until", type=instant, metavar="WHEN", help="ended before")
+    group.add_argument("--slower-than", type=seconds, metavar="S", help="whose last attempt took so long, or longer")
+    group.add_argument("--faster-than", type=seconds, metavar="S", help="whose last attempt took less")
+    group.add_argument("--exit-code", type=int, choices=(0, 1, 130), help="0 completed, 1 failed, 130 aborted")
 
 
 def filter_of(args: argparse.Namespace) -> Filter:
     """The filter that the options of `add_filters` describe."""
-    return Filter(created_from=args.since, created_to=args.until, headers=dict(args.header), worker=args.worker)
+    return Filter(
+        created_from=args.since,
+        created_to=args.until,
+        headers=dict(args.header),
+        worker=args.worker,
+        settled_from=args.settled_since,
+        settled_to=args.settled_until,
+        run_time_from=args.slower_than,
+        run_time_to=args.faster_than,
+        exit_code=args.exit_code,
+    )
 
 
 def seconds(text: str) -> float:

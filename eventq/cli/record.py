@@ -59,6 +59,10 @@ def document(record: Record) -> dict[str, Any]:
         "due": timestamp(record.due),
         "expires": timestamp(record.expires),
         "key": record.key,
+        "unique": None if record.unique == "open" else record.unique,
+        "max_attempts": record.max_attempts,
+        "max_crashes": record.max_crashes,
+        "keep": record.keep,
         "headers": record.headers or None,
         "limits": record.limits or None,
         "rates": record.rates or None,
@@ -67,6 +71,8 @@ def document(record: Record) -> dict[str, Any]:
         "crashes": record.crashes,
         "attempts": [_attempt_document(attempt) for attempt in record.attempts],
         "settled": timestamp(record.settled),
+        "run_time": None if record.run_time is None else round(record.run_time, 6),
+        "exit_code": record.exit_code,
         "failure": record.failure,
     }
     if record.value is not None:

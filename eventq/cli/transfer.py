@@ -6,7 +6,7 @@ import base64
 import binascii
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -24,7 +24,7 @@ from eventq.cli.command import (
 )
 from eventq.cli.console import Progress, json_text, print_json
 from eventq.cli.record import document, scan
-from eventq.model import MAX_PLACES, MAX_SECONDS, OPEN_STATES, PutOptions, State
+from eventq.model import MAX_PLACES, MAX_SECONDS, OPEN_STATES, AtLeastOne, PutOptions, Seconds, State
 from eventq.storage import open_storage
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class Line(msgspec.Struct, frozen=True):
     key: str | None = None
     limits: dict[str, Places] = {}
     rates: dict[str, tuple[Places, Period]] = {}
+    unique: Literal["open", "waiting"] | Period = "open"
+    max_attempts: AtLeastOne | None = None
+    max_crashes: AtLeastOne | None = None
+    keep: Seconds | None = None
 
 
 class Arrival(NamedTuple):
@@ -168,6 +172,10 @@ def _arrival(line: Line, to: str | None) -> Arrival:
         key=line.key,
         limits=line.limits,
         rates=line.rates,
+        unique=line.unique,
+        max_attempts=line.max_attempts,
+        max_crashes=line.max_crashes,
+        keep=line.keep,
     )
     return Arrival(to or line.queue, payload, options)
 
@@ -217,7 +225,7 @@ COMMANDS = {
         _import_options,
         _import,
         "Put exported events into a store, under new ids, with their queue, payload, headers, priority,\n"
-        "key, limits, rates, due time and expiry. Claimed ones become ready. Attempts and results stay behind: an\n"
-        "ended event is put only when --state names its state, and then it waits to run again.",
+        "key, limits, rates, due time, expiry and numbers of attempts. Claimed ones become ready. Attempts and\n"
+        "results stay behind: an ended event is put only when --state names its state, and then it waits to run again.",
     ),
 }

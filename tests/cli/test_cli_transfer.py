@@ -9,6 +9,8 @@ import pytest
 from conftest import Run
 
 from eventq import App
+from eventq.model import Filter, PutOptions, State
+from eventq.storage import open_storage
 
 
 def test_events_survive_the_journey(run: Run, eventq: Run, tmp_path: Path) -> None:
@@ -92,6 +94,21 @@ def test_imported_events_wait_for_their_rates(run: Run, eventq: Run, tmp_path: P
         assert queue.claim() is None
         for claim in claims:
             claim.complete()
+
+
+def test_what_was_said_of_an_event_travels_with_it(run: Run, eventq: Run, store: str, tmp_path: Path) -> None:
+    other = str(tmp_path / "other")
+    said = PutOptions(key="k", unique="waiting", max_attempts=3, max_crashes=2, keep=7.5)
+    with open_storage(store) as storage:
+        storage.put_key("q", b"1", said)
+    exported = run("export").out
+    assert eventq("--store", other, "import", stdin=exported.encode()).code == 0
+    with open_storage(other) as storage:
+        (record,) = storage.scan("q", State.READY, Filter()).records
+        assert (record.key, record.unique, record.max_attempts) == ("k", "waiting", 3)
+        assert (record.max_crashes, record.keep) == (2, 7.5)
+        assert storage.claim("q")[0].max_attempts == 3
+        assert storage.put_key("q", b"2", said)[1]
 
 
 def test_a_held_key_is_left_out(run: Run) -> None:

@@ -445,4 +445,8 @@ def record_of(folded: Folded, index: int, queue: str, priority: int, state: Stat
         failure=None if state is State.COMPLETED else past.last_failure(),
         limits=line.limits or {},
         rates=line.rates or {},
+        unique=line.unique,
+        max_attempts=line.max_attempts,
+        max_crashes=line.max_crashes,
+        keep=line.keep,
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from eventq.clock import Clock
 from eventq.ids import ID_LENGTH, index_of, stem_of
-from eventq.model import FINAL_STATES, Attempt, Filter, Page, Record, State, Stats
+from eventq.model import FINAL_STATES, Filter, Page, Record, State, Stats
 from eventq.storage.file import disk, line
 from eventq.storage.file.feed import MAX_FILE_BYTES
 from eventq.storage.file.kept import kept_folders
@@ -258,7 +258,7 @@ class Reader:
             raise ValueError(f"limit={limit}: a page has at least one record")
         records: list[Record] = []
         for record in self._ordered(paths, state, cursor or ""):
-            if (cursor is None or record.id > cursor) and record.state is state and matches(record, wanted):
+            if (cursor is None or record.id > cursor) and record.state is state and wanted.matches(record):
                 if len(records) == limit:
                     return Page(tuple(records), records[-1].id)
                 records.append(record)
@@ -362,16 +362,3 @@ def _state_of(found: Found, past: line.Past | None) -> State | None:
     if found.state is State.CLAIMED:
         return State.CLAIMED if past is not None and past.running is not None else State.READY
     return found.state
-
-
-def matches(record: Record, wanted: Filter) -> bool:
-    """Whether a record passes a filter."""
-    if wanted.created_from is not None and record.created < wanted.created_from:
-        return False
-    if wanted.created_to is not None and record.created >= wanted.created_to:
-        return False
-    if wanted.worker is not None:
-        last: Attempt | None = record.attempts[-1] if record.attempts else None
-        if record.worker != wanted.worker and (last is None or last.worker != wanted.worker):
-            return False
-    return all(name in record.headers and record.headers[name] == value for name, value in wanted.headers.items())

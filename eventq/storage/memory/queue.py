@@ -10,7 +10,7 @@ import msgspec
 
 from eventq import ids
 from eventq.errors import QueueFull
-from eventq.model import Attempt, Claimed, Failure, Filter, Note, PutOptions, Record, Settings, State
+from eventq.model import Attempt, Claimed, Failure, Note, PutOptions, Record, Settings, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,25 +140,13 @@ class StoredEvent:
             worker=self.hold.seat.worker if self.hold is not None else None,
             failures=self.failures, crashes=self.crashes, attempts=attempts, settled=self.settled or None,
             value=self.value, value_codec=self.value_codec, failure=self.failure,
-            limits=dict(self.needs[0]), rates=self.rates(),
+            limits=dict(self.needs[0]), rates=self.rates(), unique=self.unique,
+            max_attempts=self.max_attempts, max_crashes=self.max_crashes, keep=self.keep,
         )  # fmt: skip
 
     def rates(self) -> dict[str, tuple[int, float]]:
         """Its rates as they were put."""
         return {name: (places, seconds) for name, places, seconds in self.needs[1]}
-
-    def matches(self, wanted: Filter) -> bool:
-        created = ids.created_of(self.id)
-        if wanted.created_from is not None and created < wanted.created_from:
-            return False
-        if wanted.created_to is not None and created >= wanted.created_to:
-            return False
-        if wanted.worker is not None and wanted.worker != self.last_worker():
-            return False
-        if not wanted.headers:
-            return True
-        headers = msgspec.json.decode(self.headers)
-        return all(name in headers and headers[name] == value for name, value in wanted.headers.items())
 
 
 class StoredQueue:

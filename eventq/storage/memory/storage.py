@@ -277,7 +277,7 @@ class MemoryStorage(Storage):
             found = (
                 event
                 for event in place.events.values()
-                if event.state is state and (cursor is None or event.id > cursor) and event.matches(filter)
+                if event.state is state and (cursor is None or event.id > cursor) and filter.matches(event.record())
             )
             first = heapq.nsmallest(limit + 1, found, key=lambda event: event.id)
             records = tuple(event.record() for event in first[:limit])

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventq.errors import PayloadError
-from eventq.model import Cancel, Completed, Filter, Move, Rejected, Released, Requeue, Retried, State
+from eventq.model import Cancel, Completed, Failure, Filter, Move, Rejected, Released, Requeue, Retried, State
 from eventq.storage.base import MAX_NOTE_BYTES
 from eventq.testing.conformance.scene import EVERYTHING, fires, records_of
 
@@ -150,6 +150,50 @@ class RecordRules:
         assert len(records_of(one, State.COMPLETED, filter=Filter(worker=one.worker))) == 1
         assert scene.all_of(two, State.CLAIMED, filter=Filter(worker=one.worker)) == [2]
         assert records_of(one, State.CLAIMED, filter=Filter(worker=two.worker)) == []
+
+    def test_a_scan_filters_by_end_and_run_time(self, scene: Scene) -> None:
+        worker = scene.open()
+        bounds = []
+        for number, took in enumerate((0.0, 0.3, 0.6)):
+            bounds.append(scene.now())
+            scene.wait(0.05)
+            scene.put(worker, number)
+            claimed = scene.claim(worker)
+            scene.wait(took)
+            worker.settle(claimed, Completed(b"1"))
+            scene.wait(0.05)
+
+        def found(**wanted: float) -> list[object]:
+            return scene.all_of(worker, State.COMPLETED, filter=Filter(**wanted))
+
+        assert found(settled_from=bounds[1]) == [1, 2]
+        assert found(settled_from=bounds[1], settled_to=bounds[2]) == [1]
+        assert found(run_time_from=0.25) == [1, 2]
+        assert found(run_time_from=0.25, run_time_to=0.55) == [1]
+        assert found(run_time_from=0.55, settled_to=bounds[2]) == []
+        scene.put(worker, "runs")
+        scene.claim(worker)
+        assert scene.all_of(worker, State.CLAIMED, filter=Filter(run_time_from=0.0)) == []
+        assert scene.all_of(worker, State.CLAIMED, filter=Filter(settled_to=scene.now() + 100)) == []
+
+    def test_an_exit_code_tells_how_it_ended(self, scene: Scene) -> None:
+        worker = scene.open()
+        one_in_each_state(scene, worker)
+        scene.put(worker, "late", priority=100)
+        worker.settle(scene.claim(worker), Rejected(Failure("eventq.errors.TaskTimeout", "too long")))
+        codes = {
+            msgspec.json.decode(record.payload): record.exit_code
+            for state in State
+            for record in records_of(worker, state)
+        }
+        assert codes == {
+            "ready": None, "delayed": None, "claimed": None,
+            "completed": 0, "dead": 1, "expired": 1, "cancelled": 130, "late": 130,
+        }  # fmt: skip
+        for code in (0, 1, 130):
+            wanted = {name for name, each in codes.items() if each == code}
+            found = [scene.all_of(worker, state, filter=Filter(exit_code=code)) for state in State]
+            assert {name for names in found for name in names} == wanted
 
     def test_filtered_pages_are_whole(self, scene: Scene) -> None:
         worker = scene.open()

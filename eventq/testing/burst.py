@@ -53,25 +53,29 @@ class Ran(msgspec.Struct, frozen=True):
 def run_until_empty(app: App, queues: Iterable[str] | None = None, *, limit: int = 1000) -> list[Ran]:
     """Run all that waits, what that enqueues, and so on, in this thread; what ran, in order.
 
-    With a `FakeClock` this includes what is delayed, or will be retried: whenever nothing is due, the clock is moved to
-    the next moment at which something is. With a real clock, what is not due stays. `queues` are those of the tasks
-    that are defined in the app, unless said; earlier ones go first. A coroutine that has a timeout and hangs is timed
-    out after one real second; a sync function must end by itself.
+    With a `FakeClock` this includes what is delayed, will be retried, or waits for its rate: whenever nothing is due,
+    the clock is moved to the next moment at which something is. With a real clock, what is not due stays. `queues` are
+    those of the tasks that are defined in the app, unless said; earlier ones go first. A coroutine that has a timeout
+    and hangs is timed out after one real second; a sync function must end by itself.
 
     Raises RuntimeError after `limit` runs: then, probably, something enqueues itself for ever.
     """
     ran: list[Ran] = []
     names = list(app.worker(queues).queues)
     with _watched(app) as hooks:
+        waited = 0.0
         while True:
             for each in _due_now(app, names, hooks):
+                waited = 0.0
                 ran.append(each)
                 if len(ran) >= limit:
                     raise RuntimeError(
                         f"{limit} runs, and maybe more to do; the last was of {each.task}. Say limit= if that is meant"
                     )
-            if not _advance(app, names):
+            moved = _advance(app, names, waited)
+            if not moved:
                 return ran
+            waited += moved
 
 
 @contextmanager
@@ -210,16 +214,22 @@ def _wait(run: Run, loop: Loop, finished: threading.Event) -> None:
             loop.cancel(run)
 
 
-def _advance(app: App, queues: list[str]) -> bool:
-    """Move a FakeClock to the next moment at which something is due; False if there is none."""
+def _advance(app: App, queues: list[str], waited: float) -> float:
+    """Move a FakeClock to the next moment at which something is due, or a rate may let something start; by how many
+    seconds, 0 if there is no such moment. `waited`: seconds moved since something ran."""
     clock = app.store.clock
     if not isinstance(clock, FakeClock):
-        return False
-    due = [record.due for record in records(app, (State.DELAYED,), queues) if record.due is not None]
-    if not due:
-        return False
-    clock.advance(max(0.0, min(due) - clock.now()) + MOMENT)
-    return True
+        return 0.0
+    delayed = records(app, (State.DELAYED,), queues)
+    steps = [max(0.0, record.due - clock.now()) for record in delayed if record.due is not None]
+    periods = [seconds for record in records(app, (State.READY,), queues) for _, seconds in record.rates.values()]
+    if periods and waited <= max(periods):  # longer, and something else holds it
+        steps.append(app.store.storage.recover())
+    if not steps:
+        return 0.0
+    step = min(steps) + MOMENT
+    clock.advance(step)
+    return step
 
 
 MOMENT = 0.001

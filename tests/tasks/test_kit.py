@@ -36,6 +36,13 @@ async def double_later(number: int) -> int:
     return number * 2
 
 
+def noting(began: list[float], clock: FakeClock) -> Any:
+    def note_the_time() -> None:
+        began.append(clock.now())
+
+    return note_the_time
+
+
 def words(ran: list[Ran]) -> list[tuple[str, int, str]]:
     return [(each.task, each.attempt, each.outcome) for each in ran]
 
@@ -48,6 +55,27 @@ def test_every_name_is_there() -> None:
         assert getattr(eventq.testing, name).__doc__
     with pytest.raises(AttributeError, match="run_untl_empty"):
         eventq.testing.run_untl_empty  # noqa: B018
+
+
+def test_the_clock_moves_to_when_a_rate_lets_the_next_one_start(frozen: App, clock: FakeClock) -> None:
+    began: list[float] = []
+    task = frozen.task(name="w", rates={"smtp": (2, 60.0)})(noting(began, clock))
+    for _ in range(4):
+        task.enqueue()
+    other = frozen.task(name="later", delay=10.0)(noting([], clock))
+    other.enqueue()
+    first = clock.now()
+    assert words(run_until_empty(frozen)) == [(name, 1, "completed") for name in ("w", "w", "later", "w", "w")]
+    assert [round(at - first) for at in began] == [0, 0, 60, 60]
+
+
+def test_what_its_rate_does_not_hold_ends_the_wait(frozen: App, clock: FakeClock) -> None:
+    task = frozen.task(name="w", rates={"smtp": (2, 60.0)})(double)
+    task.enqueue(1)
+    frozen.queue("default").pause()
+    first = clock.now()
+    assert run_until_empty(frozen) == []
+    assert 60 <= clock.now() - first < 70
 
 
 @pytest.mark.parametrize("function", [double, double_later])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -52,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """The quick tests keep their stores in memory where they can: what a disk adds to them is time, and they notice
     no difference. The long ones use the disk, and `--basetemp` is obeyed: name one to see what a test left."""
     settings.load_profile("quick" if is_quick(config) else "long")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; our children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if is_quick(config) and config.option.basetemp is None and has_room(MEMORY):
         tempfile.tempdir = new_folder("eventq-tests-", MEMORY)
         config.option.basetemp = f"{tempfile.tempdir}/pytest"

@@ -81,7 +81,7 @@ def test_that_nobody_serves_the_queue_is_said(app: App, look: Run, monkeypatch: 
     id = settled(app, "ready")
     app.store.storage.introduce(["other"], [])  # or it might be about to serve this one
     monkeypatch.setattr(handle, "WARN_AFTER", 0.0)
-    done = look("result", id, "--timeout", "0.01")
+    done = look("result", id, "--timeout", "0.5")
     assert done.code == 124
     assert done.err.startswith("eventq: waiting for event")
     assert "no live worker claims from 'q'" in done.err

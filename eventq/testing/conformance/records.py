@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -163,7 +163,7 @@ class RecordRules:
             worker.settle(claimed, Completed(b"1"))
             scene.wait(0.05)
 
-        def found(**wanted: float) -> list[object]:
+        def found(**wanted: Any) -> list[object]:
             return scene.all_of(worker, State.COMPLETED, filter=Filter(**wanted))
 
         assert found(settled_from=bounds[1]) == [1, 2]

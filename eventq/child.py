@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from eventq.claim import Retry, failure_of
-from eventq.config import script_name
+from eventq.config import MAIN_AGAIN, module_of
 from eventq.errors import ClaimLost
 from eventq.model import Failure
 
@@ -43,8 +43,6 @@ LENGTH_BYTES = 8
 CHUNK = 64 << 10
 """Bytes that are read at once: what a pipe holds; for twice as many, each read asks the system for memory."""
 
-MAIN_AGAIN = "__mp_main__"
-"""What multiprocessing calls the script that runs as `__main__` in the worker, when a child imports it."""
 
 
 # ---------------------------------------------------------------- what is said
@@ -111,7 +109,7 @@ Said = Ready | Noted | Returned | Raised
 
 def class_name(cls: type) -> str:
     """The name of a class, the same in the worker and in a child, also if the script itself defines it."""
-    module = script_name() if cls.__module__ in ("__main__", MAIN_AGAIN) else cls.__module__
+    module = module_of(cls)
     return f"{module}.{cls.__qualname__}"
 
 

@@ -252,13 +252,22 @@ def type_name(cls: Any) -> str:
     """
     if not isinstance(cls, type):
         raise TypeError(f"a queue has a name or a class, not {cls!r}; write app.queue('a-name', type={cls!r})")
-    module = cls.__module__
-    return f"{script_name() if module == '__main__' else module}.{cls.__qualname__}"
+    return f"{module_of(cls)}.{cls.__qualname__}"
+
+
+MAIN_AGAIN = "__mp_main__"
+"""What multiprocessing calls the script that runs as `__main__`, also while a child process imports it again."""
+
+
+def module_of(defined: Any) -> str:
+    """The name of the module of a class or function, the same in every process that imports it or runs it."""
+    module: str = defined.__module__
+    return script_name() if module in ("__main__", MAIN_AGAIN) else module
 
 
 def script_name() -> str:
     """What others call the module that runs as `__main__`: its name for `python -m`, else its file's stem."""
-    main = sys.modules["__main__"]
+    main = sys.modules.get(MAIN_AGAIN) or sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name:
         return str(spec.name).removesuffix(".__main__")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -282,3 +283,22 @@ def test_a_room_whose_info_cannot_be_read_is_a_workers_all_the_same(tmp_path: Pa
         assert (worker.id, worker.pid, worker.serves) == (storage.worker, 0, ())
         storage.introduce(["q"], [])
         assert storage.workers()[0].pid == os.getpid()
+
+
+def test_a_look_that_a_close_overtakes_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that stopped in order warned now and then that its store was closed."""
+    storage = FileStorage(tmp_path / "store", sync=False)
+    storage.put("q", [b"1"], PutOptions())
+    assert storage.claim("q")  # from now on it looks
+    recover = storage.recover
+
+    def closed_meanwhile() -> float:
+        storage.close()
+        return recover()
+
+    monkeypatch.setattr(storage, "recover", closed_meanwhile)
+    with caplog.at_level(logging.WARNING):
+        assert storage.maintain() == (False, False)
+    assert not caplog.records

@@ -126,3 +126,45 @@ def test_readme_style(tmp_path: Path) -> None:
     assert out.startswith("1: 2.5 at attempt 3 | event ")
     assert "nothing to charge" in out
     assert out.endswith("| None\n")
+
+
+CHILDREN = """
+import multiprocessing
+import dataclasses
+import eventq
+
+app = eventq.App("store", sync=False)
+
+@dataclasses.dataclass
+class Order:
+    number: int
+
+@app.task(executor="process", bind=True)
+def first(context, number: int) -> list[str]:
+    return [context.task, second.enqueue(number).id]
+
+@app.task
+def second(number: int) -> int:
+    return number + 1
+
+def work() -> None:
+    assert app.worker().run(burst=True) == 0
+    print(app.queue(Order).name)
+
+if __name__ == "__main__":
+    handle = first.enqueue(1)
+    assert app.worker().run(burst=True) == 0
+    name, followed = handle.result(0)
+    print(name, app.handle(followed).result(0), app.queue(Order).name)
+    handle = second.enqueue(2)
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join()
+    print(handle.result(0))
+"""
+
+
+def test_names_are_the_same_in_child_processes(tmp_path: Path) -> None:
+    """Where multiprocessing runs the script again as `__mp_main__`; what was enqueued there was run by nobody."""
+    write(tmp_path, "shop.py", CHILDREN)
+    assert run(tmp_path, "shop.py").splitlines() == ["shop.first 2 shop.Order", "shop.Order", "3"]

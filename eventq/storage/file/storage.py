@@ -483,6 +483,8 @@ class FileStorage(Storage):
                     feed.share()
             self.recover()
             hoards = any(feed.hoards for feed in list(member.feeds.values()))
+        except StorageClosed:  # meanwhile; `close` waits for us, and gives back what is held
+            return False, False
         except (OSError, EventqError) as error:
             log.warning("a look at the store failed and is repeated: %s", error)
             return True, False

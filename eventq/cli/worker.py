@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from eventq import clock
+from eventq.claim import current
 from eventq.cli.apps import loaded_app, reloaded_files
 from eventq.cli.command import Command, Exit, count, exit_code, seconds, usage
 from eventq.cli.console import json_text, printable, styled, timestamp
@@ -199,7 +200,7 @@ class LogLines(logging.Formatter):
 
 
 class LogDocuments(LogLines):
-    """The same as lines of JSON."""
+    """The same as lines of JSON, which also tell during which event's run they were written."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -209,6 +210,8 @@ class LogDocuments(LogLines):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        if (claim := current.get()) is not None:  # whoever logs, it is about this event
+            line |= {"event": claim.id, "correlation_id": claim.carried()["correlation_id"]}
         if trace := self._trace(record):
             line["traceback"] = trace
         return json_text(msgspec.json.encode(line))

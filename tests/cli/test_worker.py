@@ -194,11 +194,12 @@ def test_an_idle_worker_stops_at_once(run: Run, start: Start) -> None:
 
 
 def test_json_lines_and_levels(run: Run, start: Start) -> None:
-    call(run, "shop.fail", "--app", "shop:app")
+    id = call(run, "shop.fail", "--app", "shop:app")
     done = ended(start("worker", "shop:app", "--burst", "--json", "--log-level", "error"))
     (line,) = [Ran(0, text, "").json for text in done.err.splitlines()]
     assert (line["level"], line["logger"]) == ("error", "eventq.task")
     assert "no such picture" in line["message"]
+    assert line["event"] == line["correlation_id"] == id
 
 
 def test_the_second_signal_hands_back(run: Run, start: Start, tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ class Size:
     """Tasks called one at a time."""
     burns: int
     """Tasks that compute, for one and for two workers."""
+    task_memory: int
+    task_memory_seconds: float
+    """The longest that they may take."""
+    stops: int
     limit: float
     """Seconds after which a cell is given up."""
 
@@ -70,6 +74,9 @@ SIZES = {
         tasks=200,
         calls=5,
         burns=10,
+        task_memory=20_000,
+        task_memory_seconds=8,
+        stops=2,
         limit=60,
     ),
     "normal": Size(
@@ -94,6 +101,9 @@ SIZES = {
         tasks=20_000,
         calls=1_000,
         burns=150,
+        task_memory=100_000,
+        task_memory_seconds=20,
+        stops=20,
         limit=120,
     ),
     "full": Size(
@@ -118,6 +128,9 @@ SIZES = {
         tasks=50_000,
         calls=5_000,
         burns=500,
+        task_memory=1_000_000,
+        task_memory_seconds=300,
+        stops=20,
         limit=400,
     ),
 }

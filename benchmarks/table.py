@@ -48,6 +48,7 @@ GROUPS = {
         "memory",
     ),
     "Tasks, functions in threads": ("enqueue", "tasks", "tasks-live", "bare", "bare-live", "call", "cpu"),
+    "Tasks, worker processes": ("task-memory", "stop"),
     "Tasks, coroutines": ("async", "async-live", "async-bare", "async-bare-live", "async-call"),
 }
 

@@ -25,8 +25,8 @@ VARIABLE = "BENCHMARK_FOLDER"
 class TaskSystem(Measured):
     """The producer of one task queue, in the folder where its workers work.
 
-    Tasks are named as in the modules: `nothing`, `bare` (without a result), both also with `_async`, and `burn`. Each
-    is called with its number.
+    Tasks are named as in the modules: `nothing`, `bare` (without a result), both also with `_async`, `brief` (its
+    result goes after a second, where the system can), and `burn`. Each is called with its number.
     """
 
     modes = frozenset({"threads"})

@@ -18,6 +18,11 @@ def nothing(number: int) -> int:
     return work.nothing(number)
 
 
+@app.task
+def brief(number: int) -> int:
+    return work.nothing(number)
+
+
 @app.task(ignore_result=True)
 def bare(number: int) -> None:
     work.bare(number)

@@ -23,6 +23,11 @@ def nothing(number: int) -> int:
     return work.nothing(number)
 
 
+@dramatiq.actor(store_results=True, result_ttl=1000)
+def brief(number: int) -> int:
+    return work.nothing(number)
+
+
 @dramatiq.actor
 def bare(number: int) -> None:
     work.bare(number)

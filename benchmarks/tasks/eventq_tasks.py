@@ -18,6 +18,12 @@ def bare(number: int) -> None:
     work.bare(number)
 
 
+@app.task(keep=1)
+def brief(number: int) -> int:
+    """Its result goes soon."""
+    return work.nothing(number)
+
+
 @app.task
 async def nothing_async(number: int) -> int:
     return work.nothing(number)

@@ -17,6 +17,11 @@ def nothing(number: int) -> int:
 
 
 @huey.task()
+def brief(number: int) -> int:
+    return work.nothing(number)
+
+
+@huey.task()
 def bare(number: int) -> None:
     work.bare(number)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.row import READ_BACK, Cell, Outcome, Row, check, quantile
@@ -25,6 +26,12 @@ Pairs = list[tuple[int, Any]]
 
 READ_RESULTS = 15.0
 """Seconds to read the results of a row."""
+
+EARLY = 10_000
+"""Tasks after which a worker's memory is looked at first: it has then all that it keeps for good."""
+
+REST = 0.3
+"""Seconds after its task in which a worker comes to rest, before it is stopped."""
 
 WARM = 5
 """Tasks that run before single ones are timed."""
@@ -120,6 +127,57 @@ def scaling_row(cell: TaskCell) -> Outcome:
     return {"value": two / one, "more": {"one": one, "two": two}, "check": checked(burns * 2, ledger, left=False)}
 
 
+def memory_row(cell: TaskCell) -> Outcome:
+    """How much more memory of its own one worker process has after many tasks than after the first 10,000.
+
+    A backlog stays small meanwhile, and results are kept for a second or so where the system can.
+    """
+    size, put = cell.size, 0
+    early, step = min(EARLY, size.task_memory // 2), min(EARLY, size.task_memory // 2) // 4
+    ledger, producer = Ledger.create(cell.folder, size.task_memory), cell.open()
+    sizes: list[tuple[int, int]] = []
+    end = time.monotonic() + size.task_memory_seconds
+    finished = True
+    with working(cell.system, cell.folder) as workers:
+        while finished and put < size.task_memory and time.monotonic() < end:
+            put += len(producer.enqueue_for("brief", put, min(step, size.task_memory - put), size.limit))
+            finished = workers.until(ledger, put, max(end - time.monotonic(), READ_BACK))
+            sizes.append((ledger.done(), own_memory(workers.processes[0].pid)["RssAnon"]))
+        peak = own_memory(workers.processes[0].pid)["VmHWM"]
+    producer.close()
+    before = next((kib for done, kib in sizes if done >= early), sizes[0][1])
+    return {
+        "value": sizes[-1][1] - before,
+        "more": {"tasks": put, "own_kib": sizes[-1][1], "peak_kib": peak},
+        "check": checked(put, ledger, left=not finished),
+    }
+
+
+def own_memory(pid: int) -> dict[str, int]:
+    """KiB of a process by name. `RssAnon` is its own, without the mapped ledger, which `VmHWM`, the peak, has in it."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if words[-1] == "kB"}
+
+
+def stop_row(cell: TaskCell) -> Outcome:
+    """From SIGTERM to the end of a worker process that has nothing to do."""
+    ledger, producer, delays = Ledger.create(cell.folder, cell.size.stops), cell.open(), []
+    for number in range(cell.size.stops):
+        producer.enqueue_for("bare", number, 1, 1)
+        with working(cell.system, cell.folder) as workers:
+            workers.begin(ledger, number)
+            time.sleep(REST)
+            start = time.perf_counter()
+            workers.stop()
+            delays.append((time.perf_counter() - start) * 1e6)
+    producer.close()
+    return {
+        "value": statistics.median(delays),
+        "more": {"worst": max(delays), "stops": len(delays)},
+        "check": checked(cell.size.stops, ledger, left=False),
+    }
+
+
 def rate_of_all(times: list[tuple[int, int]]) -> float:
     """Tasks per second from when each process had run one: that they do not start at once must not count."""
     firsts: dict[int, int] = {}
@@ -160,6 +218,8 @@ TASK_ROWS: tuple[Row, ...] = (
     _threads("bare-live", "without results, meanwhile", RATE, partial(live_row, task="bare"), plotted=True),
     _threads("call", "call in another process, p50", "us", partial(call_row, task="nothing"), less=True),
     _threads("cpu", "2 worker processes : 1, computing", "x", scaling_row, compared=False),
+    _threads("task-memory", "memory growth of a worker over many tasks", "KiB", memory_row, less=True, compared=False),
+    _threads("stop", "SIGTERM to the end of an idle worker, p50", "us", stop_row, less=True),
     _asyncio("async", "async, enqueued before", RATE, partial(ahead_row, task="nothing_async"), plotted=True),
     _asyncio("async-live", "async, enqueued meanwhile", RATE, partial(live_row, task="nothing_async"), plotted=True),
     _asyncio("async-bare", "async, no results, before", RATE, partial(ahead_row, task="bare_async"), plotted=True),

@@ -7,8 +7,8 @@ from typing import Any
 from redis import Redis
 from rq import Queue
 
-from benchmarks.tasks.work import REDIS, bare, burn, nothing
+from benchmarks.tasks.work import REDIS, bare, brief, burn, nothing
 
-__all__ = ["bare", "burn", "nothing", "queue"]
+__all__ = ["bare", "brief", "burn", "nothing", "queue"]
 
 queue: Any = Queue(connection=Redis.from_url(REDIS))

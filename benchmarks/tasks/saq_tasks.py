@@ -13,6 +13,10 @@ def nothing(context: Any, *, number: int) -> int:
     return work.nothing(number)
 
 
+def brief(context: Any, *, number: int) -> int:
+    return work.nothing(number)
+
+
 def bare(context: Any, *, number: int) -> None:
     work.bare(number)
 
@@ -30,4 +34,4 @@ def burn(context: Any, *, number: int) -> int:
 
 
 queue: Any = RedisQueue.from_url(work.REDIS)
-settings = {"queue": queue, "functions": [nothing, bare, nothing_async, bare_async, burn]}
+settings = {"queue": queue, "functions": [nothing, brief, bare, nothing_async, bare_async, burn]}

@@ -95,7 +95,7 @@ class RqTasks(RedisTasks):
         return ["rq.cli", "worker", "--worker-class", "rq.SimpleWorker", "--url", url, "--quiet"]
 
     def enqueuer(self, task: str) -> Callable[[int], Any]:
-        options = {"result_ttl": 0} if task == "bare" else {}
+        options = {"result_ttl": ttl} if (ttl := {"bare": 0, "brief": 1}.get(task)) is not None else {}
         return partial(self.tasks.queue.enqueue, getattr(self.tasks, task), **options)
 
     def result(self, handle: Any) -> Any:
@@ -135,7 +135,7 @@ class SaqTasks(RedisTasks, AsyncTaskSystem):
         return ["saq", f"{cls.module}.settings"]
 
     def enqueuer(self, task: str) -> Callable[[int], Coroutine[Any, Any, Any]]:
-        options = {"ttl": -1} if task.startswith("bare") else {}
+        options = {"ttl": -1} if task.startswith("bare") else {"ttl": 1} if task == "brief" else {}
 
         def enqueue(number: int) -> Coroutine[Any, Any, Any]:
             job: Coroutine[Any, Any, Any] = self.tasks.queue.enqueue(task, number=number, **options)

@@ -23,6 +23,11 @@ def nothing(number: int) -> int:
     return number
 
 
+def brief(number: int) -> int:
+    """Its result is not kept for long, where a system can say so."""
+    return nothing(number)
+
+
 def bare(number: int) -> None:
     """Without a result."""
     _ledger.mark(number)

@@ -19,14 +19,15 @@ under `.aio`. Errors are `EventqError`s; `Retry` and `Reject` are instructions t
 #   storage/        base is the seam (read it first); memory, file ... are implementations of it
 #   store           an opened storage with the codecs and the clock of one app
 #   claim           the right to handle one event, and the ways to end it
-#   handle          the waiter's side
+#   handle          the waiter's side; inbox: a worker's own queues, for what is addressed to it
 #   put, queue      events in and out
 #   lock            locks and semaphores
 #   arguments       the arguments of a call as data; options: what may be said of a task
 #   task            functions that run elsewhere; context: what a run knows of itself; run: from event to outcome
 #   stream, capture what a run yields, and what it writes; middleware: hooks
 #   process         child processes that run tasks, and child, their inside
-#   worker/         claims events and runs their tasks: intake (queues), crew (threads), loop, children
+#   worker/         claims events and runs their tasks: intake (queues), crew (threads), loop, children,
+#                   control (pings, stops)
 #   app             the way in
 #   sources         configuration from the environment and pyproject.toml; supervisor: several worker processes
 #   aio             the awaitable twin of each, imported when `.aio` is used
@@ -62,17 +63,19 @@ from eventq.errors import (
     TaskTimeout,
     UnknownEvent,
     UnknownTask,
+    UnknownWorker,
 )
 from eventq.handle import Handle
 from eventq.lock import Lock, Semaphore
 from eventq.middleware import Middleware
-from eventq.model import Attempt, Event, Failure, Note, Page, Record, Settings, State, Stats
+from eventq.model import Attempt, Event, Failure, Note, Page, Progress, Record, Settings, State, Stats
 from eventq.model import Worker as WorkerRecord
 from eventq.options import CallOptions, TaskOptions
 from eventq.queue import Queue
 from eventq.stream import Stream, StreamHandle
 from eventq.task import Task
 from eventq.worker import Worker
+from eventq.worker.control import WorkerStats
 
 __version__ = "0.1.0"
 
@@ -103,6 +106,7 @@ __all__ = [
     "OutcomeUnknown",
     "Page",
     "PayloadError",
+    "Progress",
     "Queue",
     "QueueFull",
     "QueueSettings",
@@ -128,8 +132,10 @@ __all__ = [
     "TaskTimeout",
     "UnknownEvent",
     "UnknownTask",
+    "UnknownWorker",
     "Worker",
     "WorkerRecord",
+    "WorkerStats",
     "__version__",
 ]
 

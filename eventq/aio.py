@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eventq.errors import EventqError
     from eventq.handle import Handle
     from eventq.lock import Semaphore
-    from eventq.model import Failure, Note, Outcome, Page, Record, Settings, Stats
+    from eventq.model import Failure, Note, Outcome, Page, Progress, Record, Settings, Stats
     from eventq.model import Worker as WorkerRecord
     from eventq.put import IfExists, Unique
     from eventq.queue import Queue
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from eventq.stream import StreamHandle
     from eventq.task import Task
     from eventq.worker import Worker
+    from eventq.worker.control import WorkerStats
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -76,6 +77,20 @@ class AsyncApp:
     async def workers(self) -> list[WorkerRecord]:
         """See `App.workers`."""
         return await self._app.store.bridge.call(self._app.workers)
+
+    async def ping(self, worker: str | None = None, timeout: float = 1.0) -> list[WorkerStats]:
+        """See `App.ping`."""
+        from eventq.worker.control import Ping
+
+        bridge = self._app.store.bridge
+        asked = await bridge.call(Ping, self._app.store, worker, timeout)
+        for handle in asked.handles:
+            await handle.aio.wait(asked.left())
+        return await bridge.call(asked.answers)
+
+    async def stop_worker(self, id: str, force: bool = False) -> None:
+        """See `App.stop_worker`."""
+        await self._app.store.bridge.call(self._app.stop_worker, id, force)
 
     async def get(self, id: str) -> Record | None:
         """See `App.get`."""
@@ -351,6 +366,14 @@ class AsyncTask(Generic[P, R]):
         """See `Task.enqueue`. If the await is cancelled, the event may or may not be stored: use a key."""
         return await self._bridge.call(self._task.enqueue, *args, **kwargs)
 
+    async def enqueue_many(self, calls: Iterable[Sequence[Any]]) -> list[Handle[R]]:
+        """See `Task.enqueue_many`."""
+        return await self._bridge.call(self._task.enqueue_many, calls)
+
+    async def broadcast(self, *args: P.args, **kwargs: P.kwargs) -> list[Handle[R]]:
+        """See `Task.broadcast`."""
+        return await self._bridge.call(self._task.broadcast, *args, **kwargs)
+
 
 class AsyncWorker:
     """The awaitable twin of a `Worker`: `worker.aio`."""
@@ -458,6 +481,10 @@ class AsyncHandle(Generic[R]):
     async def notes(self, after: int = 0) -> list[Note]:
         """See `Handle.notes`."""
         return await self._bridge.call(self._handle.notes, after)
+
+    async def progress(self) -> Progress | None:
+        """See `Handle.progress`."""
+        return await self._bridge.call(self._handle.progress)
 
     async def _wait(self, timeout: float | None) -> Record | None:
         """`Handle._wait`, with the loop to wait on."""

@@ -15,6 +15,7 @@ from eventq.codec import JSON, choose, packer
 from eventq.config import AppConfig, Config, QueueSettings, known, queue_settings, task_options, text, type_name
 from eventq.errors import ConfigError
 from eventq.handle import Handle
+from eventq.inbox import is_shown
 from eventq.lock import Lock, Semaphore
 from eventq.middleware import Hooks
 from eventq.model import Cancel
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from eventq.options import Executor
     from eventq.task import AsyncGeneratorTask, BindingDecorator, CoroutineTask, GeneratorTask, TaskDecorator
     from eventq.worker import Worker
+    from eventq.worker.control import WorkerStats
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -76,7 +78,7 @@ class App:
     option.
     """
 
-    __slots__ = ("_states", "_states_lock", "config", "hooks", "store", "tasks")
+    __slots__ = ("_states", "_states_lock", "config", "hooks", "serving", "store", "tasks")
 
     def __init__(
         self,
@@ -104,6 +106,8 @@ class App:
         """The tasks that are defined here, by name."""
         self.hooks: Hooks = Hooks()
         """What is told about tasks and workers: see `use` and `on`."""
+        self.serving: list[Worker] = []
+        """Its workers that run now, in this process."""
         self._states: dict[str, Any] = {}
         self._states_lock = threading.Lock()
 
@@ -157,12 +161,36 @@ class App:
         return queue
 
     def queues(self) -> list[str]:
-        """The names of all queues, sorted."""
-        return self.store.storage.queues()
+        """The names of all queues, sorted; of the workers' own (`worker-<id>`) only those that hold something."""
+        storage = self.store.storage
+        return [name for name in storage.queues() if is_shown(storage, name)]
 
     def workers(self) -> list[WorkerRecord]:
         """The living processes that have joined the store, and what they run."""
         return self.store.storage.workers()
+
+    def ping(self, worker: str | None = None, timeout: float = 1.0) -> list[WorkerStats]:
+        """Ask the living workers, or the one of this id, how they are: what those say who answer within `timeout`
+        seconds.
+
+        A worker answers within a quarter of a second, also when it is busy. One that does not is stopped or hangs as a
+        whole, or runs alone an event that has killed workers before. Returns when all have answered, else when the time
+        is over. `[]` if there is none.
+        """
+        from eventq.worker.control import ping
+
+        return ping(self.store, worker, timeout)
+
+    def stop_worker(self, id: str, force: bool = False) -> None:
+        """Ask a worker to stop gracefully, as SIGTERM does, or at once with `force`; it hears that within a quarter of
+        a second. Not waited for: it has stopped when it is not in `workers()` any more, or serves nothing.
+
+        One that runs under a supervisor (`eventq worker --processes 2`) is replaced. Raises UnknownWorker if no living
+        worker has this id.
+        """
+        from eventq.worker.control import ask_to_stop
+
+        ask_to_stop(self.store.storage, id, force)
 
     def get(self, id: str) -> Record | None:
         """Everything known of an event, in whatever queue; None if there is no such record (any more)."""

@@ -13,6 +13,7 @@
     ├── QueueFull               the queue has reached its `maxsize`
     ├── UnknownEvent            (also LookupError) no event has this id (any more)
     ├── UnknownTask             (also LookupError) no task of this name is registered here
+    ├── UnknownWorker           (also LookupError) no living worker has this id
     ├── MissingExtra            (also ImportError) an optional dependency is not installed
     ├── ResultTimeout           (also TimeoutError) the event was not settled in time
     ├── ResultMissing           (also LookupError) no result is kept
@@ -116,6 +117,10 @@ class UnknownEvent(EventqError, LookupError):
 
 class UnknownTask(EventqError, LookupError):
     """No task of this name is registered here."""
+
+
+class UnknownWorker(EventqError, LookupError):
+    """No living worker that runs tasks has this id (any more), and nothing was stored. `eventq workers` lists them."""
 
 
 class MissingExtra(EventqError, ImportError):

@@ -7,6 +7,8 @@ import math
 import select
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
+
 from eventq.clock import SYSTEM
 from eventq.config import patience
 from eventq.errors import (
@@ -19,7 +21,8 @@ from eventq.errors import (
     UnknownEvent,
 )
 from eventq.ids import is_event_id
-from eventq.model import FINAL_STATES, Cancel, Note, State
+from eventq.inbox import addressee_of, is_serving, why_gone
+from eventq.model import FINAL_STATES, Cancel, Note, Progress, State
 
 if TYPE_CHECKING:
     from eventq.aio import AsyncHandle
@@ -38,7 +41,8 @@ class Handle(Generic[R]):
     """What became of an event, by its id: ask, or wait for it. Any process may, any number of times.
 
     Waiting is woken when the event ends, and looks four times a second besides, so that no lost wake and no dead worker
-    can make it hang. If no live worker claims from the queue, the log says so once, after three seconds.
+    can make it hang. If no live worker claims from the queue, the log says so once, after three seconds; what is for
+    one worker alone (`task.using(worker=...)`) is cancelled then, if that has gone.
     """
 
     __slots__ = ("_type", "id", "store")
@@ -105,6 +109,17 @@ class Handle(Generic[R]):
         """
         return self.store.storage.notes(self.id, after)
 
+    def progress(self) -> Progress | None:
+        """How far its handler said it is, last; None if it said nothing. The claim's side is `claim.progress`."""
+        said = [note for note in self.notes() if note.kind == "progress"]
+        return msgspec.convert(said[-1].value, Progress) if said else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Handle) and (self.id, self.store) == (other.id, other.store)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def __repr__(self) -> str:
         return f"<Handle of {self.id}>"
 
@@ -160,12 +175,22 @@ class Patience:
         if record is None or ended(record, store) or now >= self._deadline:
             return record, 0.0
         if now >= self._warn_at:
-            self._warn_at = math.inf
-            self._warn(record)
+            addressee = addressee_of(record.queue)
+            self._warn_at = math.inf if addressee is None else now + WARN_AFTER
+            if addressee is not None:
+                self._cancel_if_gone(record, addressee)
+            else:
+                self._warn(record)
         pause = min(store.storage.recover(), self._deadline - now)
         if record.expires is not None and record.state is not State.CLAIMED:
             pause = min(pause, record.expires - store.clock.now())
         return record, max(pause, 0.001)
+
+    def _cancel_if_gone(self, record: Record, worker: str) -> None:
+        """Nobody else may be there to say that the only worker that could run it has gone."""
+        storage = self._store.storage
+        if record.state is not State.CLAIMED and not is_serving(storage, worker):
+            storage.edit(record.queue, [self._id], Cancel(why_gone(worker)))
 
     def _warn(self, record: Record) -> None:
         storage = self._store.storage

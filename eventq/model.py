@@ -194,6 +194,19 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     """1 for the first note of the event, and so on over all attempts. Of too many the oldest go: then who reads on
     after number 7 finds a number greater than 8 first."""
 
+    @property
+    def value(self) -> Any:
+        """The data, decoded."""
+        return msgspec.json.decode(self.data)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a run is, by its own word: so much of a total, which it need not know, and what it says about it."""
+
+    done: float
+    total: float | None = None
+    note: str = ""
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything the store knows of one event."""

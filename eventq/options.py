@@ -13,6 +13,7 @@ import msgspec
 from eventq.child import class_name
 from eventq.config import seconds, text
 from eventq.errors import ConfigError, RunFailed
+from eventq.inbox import inbox_of
 from eventq.model import MAX_PLACES
 from eventq.retry import Growth, RetryPolicy
 
@@ -30,8 +31,8 @@ Executor = Literal["thread", "process", "inline"]
 Ack = Literal["late", "early"]
 
 
-class CallOptions(TypedDict, total=False):
-    """What `task.using(...)` may say of the calls it makes."""
+class EitherOptions(TypedDict, total=False):
+    """What may be said of a task, by `@app.task(...)` and the configuration, and of single calls, by `using(...)`."""
 
     queue: str
     """The queue that its events go to; `"default"` unless said."""
@@ -42,6 +43,7 @@ class CallOptions(TypedDict, total=False):
     expires: float | None
     key: str | None
     unique: Unique
+    """Said of a task, this and the next four hold for those of its calls that have a key."""
     if_exists: IfExists
     throttle: float | None
     debounce: float | None
@@ -81,7 +83,15 @@ class CallOptions(TypedDict, total=False):
     runs again if it failed, or its worker died."""
 
 
-class TaskOptions(CallOptions, total=False):
+class CallOptions(EitherOptions, total=False):
+    """What `task.using(...)` may say of the calls it makes."""
+
+    worker: str | None
+    """The id of the living worker that alone may run it, as in `app.workers()`; instead of `queue`. If that worker goes
+    before it is done, the call ends as cancelled."""
+
+
+class TaskOptions(EitherOptions, total=False):
     """What `@app.task(...)` may say of a task, and the configuration (but for `name`)."""
 
     name: str
@@ -123,6 +133,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     queue: str = DEFAULT_QUEUE
+    worker: str | None = None
+    """Then the queue is its inbox."""
     put: dict[str, Any] = {}
     """Those of `Queue.put`, as it takes them."""
     put_timeout: float | None = None
@@ -162,6 +174,8 @@ def checked(given: Mapping[str, Any]) -> Options:
     values = {name: value for name, value in given.items() if name not in PUT_OPTIONS and name not in POLICY_OPTIONS}
     text("the name of a task", values["name"])
     text("queue=", values.get("queue", DEFAULT_QUEUE))
+    if (worker := values.get("worker")) is not None:
+        values["queue"] = inbox_of(text("worker=", worker))
     for name, zero in (("timeout", False), ("keep", True), ("put_timeout", True)):
         if (value := values.get(name)) is not None:
             values[name] = seconds(name, value, zero=zero)

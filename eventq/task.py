@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
@@ -12,17 +14,18 @@ import msgspec
 from eventq.arguments import Arguments, Call
 from eventq.claim import current
 from eventq.codec import packer
-from eventq.config import known, script_name
+from eventq.config import known, module_of
 from eventq.context import Context
 from eventq.errors import ConfigError, DuplicateName, QueueFull, UnknownTask
 from eventq.handle import Handle
+from eventq.inbox import came_too_late, inbox_of, put_addressed, serving
 from eventq.model import PutOptions
 from eventq.options import RUN_OPTIONS, CallOptions, Options, checked
 from eventq.put import put_encoded, put_options, when_there_is_room
 from eventq.stream import StreamHandle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
     from typing import Self, Unpack
 
     from eventq.aio import AsyncTask
@@ -37,8 +40,12 @@ log: logging.Logger = logging.getLogger("eventq.task")
 
 RUN_HEADER = "eventq.run"
 """The header of an event that carries options for its run, of a call that was given them."""
+RESERVED = "eventq."
+"""So begins the name of no task: workers are asked for things of their own by such names."""
 UNKNOWN = math.inf
 """How long a run takes of which there was none yet."""
+KEYED = frozenset({"unique", "if_exists", "throttle", "debounce", "debounce_max"})
+"""Options of a put with a key. Said of a task, they hold for the calls that have one."""
 CHANGING = frozenset({"delay", "at", "expires", "key", "throttle", "debounce", "debounce_max", "headers"})
 """Options of a put that have to be worked out for each."""
 
@@ -69,12 +76,11 @@ class Task(Generic[P, R]):
         """What it runs; None for a task that is only known by name here."""
         self._decorated = decorated
         self._said: Mapping[str, Any] = said or {}
-        name = decorated["name"]
-        self.options: Options = checked({**decorated, **app.options_for(name), **self._said})
+        self.name: str = decorated["name"]
+        """Its name in events, the same in all processes."""
+        self.options: Options = checked({**_for_keys(app, self.said_before, self._said), **self._said})
         """What it comes to: said for this call, configured, decorated, or default."""
         put_options(app.store, **self.options.put)  # what cannot be is refused where it is said
-        self.name: str = name
-        """Its name in events, the same in all processes."""
         self.arguments: Arguments | None = None
         """How its arguments become data; None for a task that is only known by name here."""
         self.on_loop: bool = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
@@ -84,7 +90,7 @@ class Task(Generic[P, R]):
         self.usual: float = UNKNOWN
         """How many seconds a run took lately, in this process."""
         if function is not None and said is None:
-            self.arguments = Arguments(function, name, app.store.codec, bound=self.options.bind)
+            self.arguments = Arguments(function, self.name, app.store.codec, bound=self.options.bind)
         self._pack_result: Callable[[Any], bytes] | None = None
         self._plain: PutOptions | None = None
         """The same for every put, if nothing in it has to be worked out for each."""
@@ -101,9 +107,26 @@ class Task(Generic[P, R]):
         """Store a call for a worker to run, and return the handle of its event. Durable when it returns.
 
         Raises TypeError if the function could not be called so; PayloadError for an argument without a type hint that
-        would not come back equal; QueueFull, DuplicateKey, StorageError as `Queue.put` does.
+        would not come back equal; QueueFull, DuplicateKey, StorageError as `Queue.put` does; UnknownWorker if it is for
+        a worker (`using(worker=...)`) that is not there.
         """
         return Handle(self.app.store, self.put(args, kwargs), self.result_type)
+
+    def enqueue_many(self, calls: Iterable[Sequence[Any]]) -> list[Handle[R]]:
+        """Store many calls, each given by its positional arguments (`[("a.png",), ("b.png", 64)]`), all of them or
+        none, and return their handles in order; much cheaper than one by one.
+
+        Raises what `enqueue` raises; ConfigError if a key or a worker is said; PayloadError for more than 100,000.
+        """
+        return [Handle(self.app.store, id, self.result_type) for id in self._put_many(calls)]
+
+    def broadcast(self, *args: P.args, **kwargs: P.kwargs) -> list[Handle[R]]:
+        """Store one call for each living worker that knows the task, and return the handles of their events.
+
+        Each runs on its own worker, or ends as cancelled if that goes before it is done. Workers that come later get
+        nothing; `[]` if there are none. Raises what `enqueue` raises; not all may have been told then.
+        """
+        return [Handle(self.app.store, id, self.result_type) for id in self._put_to_all(args, kwargs)]
 
     def using(self, **options: Unpack[CallOptions]) -> Self:
         """The same task with other options, for the calls made through what this returns:
@@ -113,6 +136,8 @@ class Task(Generic[P, R]):
         value that cannot be.
         """
         said = {**self._said, **known(options, CallOptions, "using()")}
+        if said.get("worker") is not None and "queue" in said:
+            raise ConfigError("worker= and queue= both say where it goes; give one of them")
         other = type(self)(self.app, self.function, self._decorated, said)
         other.arguments = self.arguments
         return other
@@ -136,13 +161,47 @@ class Task(Generic[P, R]):
 
     def put(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """Store a call; the id of its event."""
+        return self._put_by(self.put_packed, args, kwargs)
+
+    def _put_by(self, store: Callable[[bytes], str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         hooks = self.app.hooks
         if hooks.before_enqueue:
             hooks.ask("before_enqueue", self, args, kwargs)
-        id = self.put_packed(self.pack(args, kwargs))
+        id = store(self.pack(args, kwargs))
         if hooks.after_enqueue:
             hooks.tell("after_enqueue", self, id)
         return id
+
+    def _put_many(self, calls: Iterable[Sequence[Any]]) -> list[str]:
+        """Store many calls, all or none; the ids of their events."""
+        if self.options.put.get("key") is not None or self.options.worker is not None:
+            raise ConfigError("enqueue_many() takes no key= and no worker=; enqueue() such calls one by one")
+        hooks, packed = self.app.hooks, []
+        for number, args in enumerate(calls):
+            if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+                raise TypeError(f"call {number} is no sequence of arguments, but {args!r}; write ({args!r},)")
+            if hooks.before_enqueue:
+                hooks.ask("before_enqueue", self, args, {})
+            packed.append(self.pack(args, {}))
+        ids = self._stored_many(packed) if packed else []
+        for id in ids:
+            if hooks.after_enqueue:
+                hooks.tell("after_enqueue", self, id)
+        return ids
+
+    def _put_to_all(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+        """Store a call for each living worker that knows the task; the ids of their events."""
+        if self.options.worker is not None or "queue" in self._said:
+            raise ConfigError("broadcast() goes to every worker that knows the task; leave worker= and queue= out")
+        self.pack(args, kwargs)  # what could not be called is refused, whoever is there
+        storage = self.app.store.storage
+        put: dict[str, str] = {}
+        for worker in serving(storage):
+            if self.name in worker.tasks:
+                store = functools.partial(self._stored, inbox_of(worker.id))
+                put[worker.id] = self._put_by(store, args, kwargs)
+        late = came_too_late(storage, put)
+        return [id for worker, id in put.items() if worker not in late]
 
     @property
     def said_before(self) -> dict[str, Any]:
@@ -163,18 +222,30 @@ class Task(Generic[P, R]):
 
     def put_packed(self, data: bytes) -> str:
         """Store a call that is packed already; the id of its event."""
+        options = self.options
+        if options.worker is not None:
+            return put_addressed(self.app.store.storage, options.worker, lambda: self._stored(options.queue, data))
+        return self._stored(options.queue, data)
+
+    def _stored(self, queue: str, data: bytes) -> str:
         options, store = self.options, self.app.store
         if self._plain is not None and current.get() is None:
             try:
-                return store.storage.put(options.queue, (data,), self._plain)[0]
+                return store.storage.put(queue, (data,), self._plain)[0]
             except QueueFull:
-                log.debug("%s is full: waiting for room", options.queue)
+                log.debug("%s is full: waiting for room", queue)
         if_exists = options.put.get("if_exists", "return")
 
         def attempt() -> str:
-            return put_encoded(store, options.queue, data, self._put_options(), if_exists)
+            return put_encoded(store, queue, data, self._put_options(), if_exists)
 
         return when_there_is_room(store, attempt, options.put_timeout)
+
+    def _stored_many(self, packed: list[bytes]) -> list[str]:
+        options, store = self.options, self.app.store
+        return when_there_is_room(
+            store, lambda: store.storage.put(options.queue, packed, self._put_options()), options.put_timeout
+        )
 
     def _put_options(self) -> PutOptions:
         options = self.options
@@ -218,6 +289,18 @@ class GeneratorTask(Task[P, None], Generic[P, Y]):
         assert self.arguments is not None
         return StreamHandle(self.app.store, self.put(args, kwargs), self.result_type, self.arguments.yields)
 
+    def enqueue_many(self, calls: Iterable[Sequence[Any]]) -> list[StreamHandle[Y]]:  # type: ignore[override]
+        """As `Task.enqueue_many`; each handle gives what its own run yields."""
+        assert self.arguments is not None
+        store, yields = self.app.store, self.arguments.yields
+        return [StreamHandle(store, id, self.result_type, yields) for id in self._put_many(calls)]
+
+    def broadcast(self, *args: P.args, **kwargs: P.kwargs) -> list[StreamHandle[Y]]:  # type: ignore[override]
+        """As `Task.broadcast`; each handle gives what its worker's run yields."""
+        assert self.arguments is not None
+        store, yields = self.app.store, self.arguments.yields
+        return [StreamHandle(store, id, self.result_type, yields) for id in self._put_to_all(args, kwargs)]
+
 
 class AsyncGeneratorTask(GeneratorTask[P, Y]):
     """As `GeneratorTask`, of an async generator function."""
@@ -227,6 +310,16 @@ class AsyncGeneratorTask(GeneratorTask[P, Y]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Y]:  # type: ignore[override]
         """The async generator of the function, to be run here, as if it were no task."""
         return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+def _for_keys(app: App, before: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said of a task, without how long keys are held if the call has none. Refused if it cannot be."""
+    if said.get("key", before.get("key")) is not None:
+        return dict(before)
+    held = {name: before[name] for name in KEYED if name in before}
+    if held:
+        put_options(app.store, key="any", **held)
+    return {name: value for name, value in before.items() if name not in KEYED}
 
 
 # ---------------------------------------------------------------- making them
@@ -265,6 +358,8 @@ class BindingDecorator(Protocol):
 def make_task(app: App, said: Mapping[str, Any], cls: type[Task[Any, Any]] | None, function: Any) -> Task[Any, Any]:
     """Register a function as a task. Raises TypeError for what cannot be one, DuplicateName if its name is taken."""
     name = task_name(app, function, said.get("name"))
+    if isinstance(name, str) and name.startswith(RESERVED):
+        raise ConfigError(f"names of tasks do not begin with {RESERVED!r}, as {name!r} does; give it another")
     decorated = {**said, "name": name}
     if cls is None:
         cls = _class_for(function)
@@ -298,8 +393,7 @@ def task_name(app: App, function: Any, given: Any = None) -> Any:
             f"{qualname} is defined inside another function: a worker that imports its module does not find it there; "
             "define it at the top of a module, or give it a name= and see that every worker makes it"
         )
-    module = script_name() if function.__module__ == "__main__" else function.__module__
-    return f"{module}.{qualname}"
+    return f"{module_of(function)}.{qualname}"
 
 
 def _class_for(function: Any) -> type[Task[Any, Any]]:

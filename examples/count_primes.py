@@ -14,7 +14,6 @@ A thread that hangs cannot be ended from outside. A process can, whatever it doe
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import threading
@@ -57,8 +56,7 @@ def followed(handle: eventq.Handle[Any]) -> Iterator[str]:
         for note in handle.notes(after=last):
             last = note.number
             if note.kind == "progress":
-                progress = json.loads(bytes(note.data))
-                yield f"{progress['done'] / progress['total']:.0%}"
+                yield f"{note.value['done'] / note.value['total']:.0%}"
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ PACKAGE = ROOT / "eventq"
 LAYERS = [line.split() for line in """\
 model errors codec ids clock retry config bridge wakeup
 storage
-store claim handle put queue lock
+store claim handle inbox put queue lock
 arguments options middleware context stream capture task run child process observe
 worker schedule workflow topic rpc notify
 app aio sources supervisor cli demo server contrib testing __main__ __init__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import threading
@@ -13,6 +14,7 @@ from eventq import (
     App,
     Claim,
     PayloadError,
+    Progress,
     ResultMissing,
     ResultTimeout,
     State,
@@ -56,6 +58,24 @@ def claimed(app: App, queue: str = "q") -> Claim[Any]:
     claim = app.queue(queue).claim()
     assert claim is not None
     return claim
+
+
+def test_progress_is_what_was_said_last(app: App) -> None:
+    claim = claimed(app)
+    handle = app.handle(claim.id)
+    assert handle.progress() is None
+    claim.note("mine", {"done": 9})
+    assert handle.progress() is None
+    claim.progress(1, 4)
+    claim.progress(2, 4, "half")
+    assert handle.progress() == asyncio.run(handle.aio.progress()) == Progress(2, 4, "half")
+    assert handle.notes()[0].value == {"done": 9}
+
+
+def test_two_handles_of_one_event_are_equal(app: App) -> None:
+    one, two = claimed(app).id, claimed(app).id
+    assert len({app.handle(one), app.queue("q").handle(one), app.handle(two)}) == 2
+    assert app.handle(one) != one
 
 
 def test_a_value_can_be_read_again_and_again(app: App) -> None:

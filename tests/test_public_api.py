@@ -95,7 +95,7 @@ NEVER_BLOCKS = {
     eventq.Claim: {"carried"},
     eventq.Handle: set(),
     eventq.Task: {"using", "pack", "pack_result", "put", "put_packed"},
-    eventq.Worker: {"stop"},
+    eventq.Worker: {"stats", "stop"},
     eventq.Lock: set(),
     eventq.Semaphore: set(),
 }

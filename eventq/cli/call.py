@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import msgspec
 
 from eventq.arguments import Call
 from eventq.cli.command import Command, Exit, header, opened_app, seconds, usage
-from eventq.cli.console import print_json
+from eventq.cli.console import print_json, printable
 from eventq.cli.put import decoded
 from eventq.cli.results import print_result, warnings_shown
 from eventq.errors import PayloadError
@@ -32,6 +33,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json-args", metavar="JSON", help="further arguments: an array, or by name in an object")
     parser.add_argument("--app", metavar="APP", help="shop:app, as for 'eventq worker': checks the arguments")
     parser.add_argument("--queue", metavar="QUEUE", help="default: what the task says, else 'default'")
+    parser.add_argument(
+        "--worker", metavar="ID", help="only this worker runs it; cancelled if that goes before the end"
+    )
+    parser.add_argument("--broadcast", action="store_true", help="every living worker that knows the task runs it")
     parser.add_argument("--priority", type=int, metavar="N", help="-100 to 100; higher first")
     parser.add_argument("--delay", type=seconds, metavar="TIME", help="not before 5 (seconds), 10m, 2h, ...")
     parser.add_argument("--expires", type=seconds, metavar="TIME", help="unless started within 10s, ..., it expires")
@@ -57,7 +62,9 @@ def _keyword(text: str) -> tuple[str, str]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    options = {name: getattr(args, name) for name in ("queue", "priority", "delay", "expires", "key")}
+    if args.broadcast and (args.wait is not None or args.worker or args.queue):
+        usage("--broadcast goes to all workers, and puts several events; leave --worker, --queue and --wait out")
+    options = {name: getattr(args, name) for name in ("queue", "worker", "priority", "delay", "expires", "key")}
     options = {name: value for name, value in options.items() if value is not None}
     if args.header:
         options["headers"] = dict(args.header)
@@ -66,7 +73,10 @@ def _run(args: argparse.Namespace) -> int:
             known = ", ".join(sorted(app.tasks)) or "none"
             usage(f"{args.app} has no task {args.task!r}; there are: {known}")
         task = app.task_named(args.task, **options)
-        id = _put(task, args)
+        call = _call(task, args)
+        if args.broadcast:
+            return _broadcast(task, call, args)
+        id = task.put(call.args, call.kwargs)
         if args.wait is not None:
             return print_result(app.handle(id), args.wait)
     if args.json:
@@ -74,6 +84,18 @@ def _run(args: argparse.Namespace) -> int:
     else:
         print(id)
     return Exit.OK
+
+
+def _broadcast(task: Task[..., Any], call: Call, args: argparse.Namespace) -> int:
+    """Print the ids of the events, one a line."""
+    ids = [handle.id for handle in task.broadcast(*call.args, **call.kwargs)]
+    if args.json:
+        print_json({"ids": ids})
+    elif ids:
+        print("\n".join(ids))
+    else:
+        print(f"no living worker knows the task {printable(task.name)}", file=sys.stderr)
+    return Exit.OK if ids else Exit.FAILED
 
 
 @contextmanager
@@ -92,14 +114,14 @@ def _app_of(args: argparse.Namespace) -> Iterator[App]:
 # ---------------------------------------------------------------- the arguments
 
 
-def _put(task: Task[..., Any], args: argparse.Namespace) -> str:
+def _call(task: Task[..., Any], args: argparse.Namespace) -> Call:
     texts = Call(task.name, list(args.arguments), dict(args.kw))
     call = Call(task.name, [_value(text) for text in texts.args], {k: _value(text) for k, text in texts.kwargs.items()})
     for each in (call, texts):
         _add_json(each, args.json_args)
     if task.arguments is not None:
         call = _fitting(task, call, _scalars_as_text(call, texts))
-    return task.put(call.args, call.kwargs)
+    return call
 
 
 def _value(text: str) -> Any:
@@ -155,8 +177,9 @@ COMMANDS = {
         "  eventq call shop.thumbnail cat.png 64\n"
         "  eventq call shop.thumbnail --kw path=cat.png --kw width=64 --delay 10m --key cat\n"
         '  eventq call shop.order --json-args \'[{"id": 42, "items": [1, 2]}]\'\n'
-        "  eventq call shop.total 3 4 --app shop:app --wait 30\n\n"
-        "exit codes: 0 it is stored; 2 the function cannot be called so (with --app); with --wait those of\n"
-        "'eventq result'.",
+        "  eventq call shop.total 3 4 --app shop:app --wait 30\n"
+        "  eventq call shop.forget_prices --broadcast\n\n"
+        "exit codes: 0 it is stored; 1 no such worker is there, or with --broadcast none that knows the task; 2 the\n"
+        "function cannot be called so (with --app); with --wait those of 'eventq result'.",
     )
 }

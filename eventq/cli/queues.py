@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from eventq import clock
 from eventq.cli.command import (
     Command,
@@ -14,15 +16,23 @@ from eventq.cli.command import (
     require_queue,
     seconds,
     store_url,
+    usage,
 )
 from eventq.cli.console import Progress, duration, print_json, print_table, printable, styled, timestamp
 from eventq.cli.record import scan
+from eventq.inbox import inbox_of, is_shown
 from eventq.model import FINAL_STATES, Delete, Filter, Settings, State, Stats, Worker
+from eventq.store import Store
+from eventq.worker.control import ask_to_stop, ping
 
 if TYPE_CHECKING:
     import argparse
 
     from eventq.storage.base import Storage
+    from eventq.worker.control import WorkerStats
+
+PATIENCE = 1.0
+"""Seconds within which a worker answers that is not silent."""
 
 # ---- status
 
@@ -33,9 +43,10 @@ def _status_options(parser: argparse.ArgumentParser) -> None:
 
 def _status(args: argparse.Namespace) -> int:
     with existing_store(args) as storage:
-        names = [require_queue(storage, name) for name in args.queues] or storage.queues()
+        names = [require_queue(storage, name) for name in args.queues]
+        names = names or [name for name in storage.queues() if is_shown(storage, name)]
         workers = storage.workers()
-        serving = {name: sum(name in worker.queues for worker in workers) for name in names}
+        serving = {name: sum(claims_from(worker, name) for worker in workers) for name in names}
         found = []
         progress = Progress("counted queues", len(names))
         for name in names:
@@ -66,6 +77,11 @@ def _status(args: argparse.Namespace) -> int:
     if idle:
         print(styled(f"nobody claims from: {printable(', '.join(idle))}", "yellow"))
     return Exit.OK
+
+
+def claims_from(worker: Worker, queue: str) -> bool:
+    """Whether a worker claims from a queue, be it its own inbox."""
+    return queue in worker.queues or (bool(worker.serves) and queue == inbox_of(worker.id))
 
 
 def is_paused(settings: Settings) -> bool:
@@ -99,17 +115,30 @@ def _workers_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", metavar="NAME", help="exit with 0 if a living worker serves this queue or knows this task, else 1"
     )
+    parser.add_argument(
+        "--ping", action="store_true", help="ask each of them; one is silent that does not answer in 1 s"
+    )
+    parser.add_argument("--stop", metavar="ID", help="ask this worker to stop gracefully, as SIGTERM does")
+    parser.add_argument("--force", action="store_true", help="with --stop: at once; what runs goes back to its queue")
 
 
 def _workers(args: argparse.Namespace) -> int:
+    if args.force and args.stop is None:
+        usage("--force goes with --stop ID")
     with existing_store(args) as storage:
+        if args.stop is not None:
+            return _stop(storage, args)
         workers = storage.workers()
         if args.check is not None:
             served = any(args.check in (*(w.serves or w.queues), *w.tasks) for w in workers)
             return Exit.OK if served else Exit.FAILED
         running = {worker.id: [_run_of(storage, id) for id in worker.claims] for worker in workers}
+        answers = {stats.id: stats for stats in ping(Store(storage), None, PATIENCE)} if args.ping else {}
     if args.json:
-        print_json([{**_worker_document(worker), "runs": running[worker.id]} for worker in workers])
+        documents = [{**_worker_document(worker), "runs": running[worker.id]} for worker in workers]
+        if args.ping:
+            documents = [{**each, **_answer_document(each, answers.get(each["id"]))} for each in documents]
+        print_json(documents)
         return Exit.OK
     if not workers:
         print("no living workers")
@@ -124,10 +153,38 @@ def _workers(args: argparse.Namespace) -> int:
             len(w.claims),
             ", ".join(w.serves or w.queues) or "-",
             ", ".join(map(_run_text, running[w.id])) or "-",
+            *(_answer_cells(w, answers.get(w.id)) if args.ping else ()),
         ]
         for w in workers
     ]
-    print_table(["WORKER", "PID", "HOST", "SINCE", "RUNNING", "QUEUES", "RUNS"], rows, right=(1, 3, 4))
+    header = ["WORKER", "PID", "HOST", "SINCE", "RUNNING", "QUEUES", "RUNS"]
+    answered = ["ANSWER", "BUSY", "RAN", "FAILED", "MEMORY"] if args.ping else []
+    print_table([*header, *answered], rows, right=(1, 3, 4, *range(len(header) + 1, len(header) + len(answered))))
+    return Exit.OK
+
+
+def _answer_cells(worker: Worker, stats: WorkerStats | None) -> list[Any]:
+    if stats is None:
+        return ["silent" if worker.serves else "-", "-", "-", "-", "-"]
+    answer = "stopping" if stats.stopping else "well"
+    busy = f"{len(stats.runs)} of {stats.concurrency}"
+    return [answer, busy, stats.ran, stats.failed, f"{stats.memory_bytes >> 20} MiB"]
+
+
+def _answer_document(worker: dict[str, Any], stats: WorkerStats | None) -> dict[str, Any]:
+    """Only workers that run tasks are asked; the others are not silent."""
+    if stats is None:
+        return {"silent": bool(worker["serves"]), "stats": None}
+    runs = [{"id": run.id, "task": run.task, "seconds": run.seconds} for run in stats.runs]
+    return {"silent": False, "stats": {**structs.asdict(stats), "since": timestamp(stats.since), "runs": runs}}
+
+
+def _stop(storage: Storage, args: argparse.Namespace) -> int:
+    ask_to_stop(storage, args.stop, args.force)
+    if args.json:
+        print_json({"worker": args.stop, "asked": "force" if args.force else "stop"})
+    else:
+        print(f"asked worker {args.stop} to stop{' at once' if args.force else ''}")
     return Exit.OK
 
 
@@ -269,8 +326,14 @@ COMMANDS = {
         _workers_options,
         _workers,
         "List the living workers: since when they are there, the queues they claim from, and what they run: the\n"
-        "task, the event, and for how long. --check is for health checks.",
-        "examples:\n  eventq workers --json | jq -r '.[].tasks[]' | sort -u\n  eventq workers --check mails || page me",
+        "task, the event, and for how long. --check is for health checks. --ping has each say itself how it is: one\n"
+        "that runs tasks and does not answer within a second is silent: it is stopped, or hangs. --stop does not\n"
+        "wait for the end; a worker with a supervisor ('eventq worker --processes 2') is replaced.",
+        "examples:\n"
+        "  eventq workers --json | jq -r '.[].tasks[]' | sort -u\n"
+        "  eventq workers --check mails || page me\n"
+        "  eventq workers --ping --json | jq -r '.[] | select(.silent).id'\n"
+        "  eventq workers --stop 5d1c0f8a9b7e6d3c",
     ),
     "pause": Command(
         _pause_options,

@@ -12,6 +12,7 @@ from eventq.cli.command import Command, Exit, event_id, existing_store
 from eventq.cli.console import duration, print_json, printable, styled, timestamp
 from eventq.cli.record import STATE_STYLES, failure_text, scan
 from eventq.codec import choose
+from eventq.inbox import addressee_of
 from eventq.model import FINAL_STATES, Filter, State
 from eventq.retry import SUSPECT_CRASHES
 
@@ -135,15 +136,30 @@ class Case:
         yield Finding("paused", f"queue {queue!r} is paused {end}", timestamp(until))
 
     def _nobody(self) -> Iterator[Finding]:
-        if not self._serving():
+        if (addressee := addressee_of(self._record.queue)) is not None:
+            yield self._addressed(addressee)
+        elif not self._serving():
             elsewhere = sum(bool(worker.serves or worker.queues) for worker in self._workers)
             others = f" ({elsewhere} elsewhere)" if elsewhere else ""
             start = "eventq worker APP" if self._task else f"eventq work {self._record.queue} --exec ..."
             text = f"no live worker serves queue {self._record.queue!r}{others}; start one, as with '{start}'"
             yield Finding("no_worker", text)
 
+    def _addressed(self, addressee: str) -> Finding:
+        """What is known of the one worker that may run it."""
+        worker = next((each for each in self._serving() if each.id == addressee), None)
+        if worker is None:
+            text = f"it is for worker {addressee} alone, which has gone: the next look of any worker cancels it"
+            return Finding("worker_gone", text)
+        number = len(worker.claims)
+        running = f"runs {number} event{'s' if number > 1 else ''} now" if number else "runs nothing now"
+        text = f"it is for worker {addressee} alone, which {running}, and takes it before others as soon as it has room"
+        return Finding("addressed", text)
+
     def _serving(self) -> list[Worker]:
         queue = self._record.queue
+        if (addressee := addressee_of(queue)) is not None:
+            return [each for each in self._workers if each.id == addressee and each.serves]
         return [each for each in self._workers if queue in (each.serves or each.queues)]
 
     def _strangers(self) -> Iterator[Finding]:
@@ -285,9 +301,9 @@ COMMANDS = {
         "examples:\n"
         "  eventq why 18ea0184bd2f4700714f1543ee2de643000001.00000\n"
         "  eventq why $ID --json | jq -r '.findings[].code'\n\n"
-        "codes with --json: ready, place, delayed, retry, due, expires, paused, no_worker, unknown_task, skipped,\n"
-        "concurrency, limit, rate, suspect, running, orphaned, completed, dead, expired, cancelled, attempts,\n"
-        "key, unknown.\n\n"
+        "codes with --json: ready, place, delayed, retry, due, expires, paused, no_worker, worker_gone, addressed,\n"
+        "unknown_task, skipped, concurrency, limit, rate, suspect, running, orphaned, completed, dead, expired,\n"
+        "cancelled, attempts, key, unknown.\n\n"
         "exit codes: 0 there is a record of it; 1 there is none.",
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import signal
 import sys
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 from eventq.capture import Capturing, flush_due
 from eventq.clock import SYSTEM
 from eventq.config import seconds
-from eventq.errors import ConfigError, EventqError, StorageError
+from eventq.errors import ConfigError, EventqError, StorageClosed, StorageError
 from eventq.model import Released
 from eventq.process import in_script_again
 from eventq.run import CANCELLED, STOPPED, TIMED_OUT, Run
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.wakeup import Wakeup
+from eventq.worker.control import Control, Running, WorkerStats
 from eventq.worker.crew import Crew
 from eventq.worker.intake import Intake, weights_of
 
@@ -88,6 +90,8 @@ class Worker:
         self._children_lock = threading.Lock()
         self._stop_asked = 0
         self._crew: Crew | None = None
+        self._control: Control | None = None
+        self._since = 0.0
 
     @property
     def id(self) -> str:
@@ -117,14 +121,18 @@ class Worker:
                 "if __name__ == '__main__': before app.worker().run()"
             )
         id, self._recycled, self._introduced = self.id, False, False
-        intake = Intake(self.app.store.storage, self.queues)
+        storage = self.app.store.storage
+        control = self._control = Control(self, storage)
+        intake = Intake(storage, self.queues, control)
         crew = self._crew = Crew(self.app, intake, self.concurrency, self._carry_out, self._stir)
         crew.burst, crew.most = burst, self.max_tasks
+        self._since = SYSTEM.now()
         with Wakeup() as self._wakeup, self._hearing_signals(self._wakeup), Capturing():
             try:
+                self.app.serving.append(self)
+                self._introduce()  # first: who is told of it may address it
                 self.app.hooks.tell("worker_started", self)
                 log.info("worker %s serves %s; its tasks: %s", id, *self._about())
-                self._introduce()
                 crew.start()
                 self._watch_over(crew)
                 code = self._wind_up(crew, intake)
@@ -133,7 +141,8 @@ class Worker:
                     raise crew.error
                 return RECYCLED if self._recycled and code == STOPPED_GRACEFULLY else code
             finally:
-                self._crew, self._stop_asked = None, 0
+                self._crew, self._stop_asked, self._since = None, 0, 0.0
+                self._leave(control)
                 self.app.hooks.tell("worker_stopped", self)
 
     def stop(self, *, force: bool = False) -> None:
@@ -144,19 +153,51 @@ class Worker:
         self._stop_asked = max(self._stop_asked, 2 if force else 1)
         self._stir()
 
+    def stats(self) -> WorkerStats:
+        """What it does, and has done since `run()` began: what it also answers to `app.ping()`. From any thread."""
+        crew, children, now = self._crew, self._children, self.app.store.clock.monotonic()
+        runs = [Running(run.claimed.id, run.task.name, now - run.began) for run in list(crew.runs if crew else ())]
+        return WorkerStats(
+            id=self.id,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            since=self._since,
+            queues=tuple(self.queues),
+            concurrency=self.concurrency,
+            runs=tuple(sorted(runs, key=lambda run: -run.seconds)),
+            begun=crew.begun if crew else 0,
+            ran=crew.count if crew else 0,
+            failed=crew.failed if crew else 0,
+            threads=crew.threads if crew else 0,
+            children=tuple(children.pids() if children is not None else ()),
+            memory_bytes=memory_taken(),
+            stopping=crew is not None and crew.stopping,
+        )
+
     def _about(self) -> tuple[str, str]:
         """Its queues, and its tasks, for the log."""
         queues = ", ".join(f"{name}={weight}" if weight else name for name, weight in self.queues.items())
         return queues, ", ".join(sorted(self.app.tasks)) or "none"
 
     def _introduce(self) -> None:
-        """Say what it serves, for those who look; tried again with each look until it is said."""
+        """Say what it serves, with the app's other workers, for those who look; tried again with each look until it is
+        said."""
+        queues = dict.fromkeys(queue for worker in list(self.app.serving) for queue in worker.queues)
         try:
-            self.app.store.storage.introduce(list(self.queues), sorted(self.app.tasks))
+            self.app.store.storage.introduce(list(queues), sorted(self.app.tasks) if queues else [])
+        except StorageClosed:
+            log.debug("there is nobody to tell what this worker serves: its store was closed")
         except StorageError as error:
             log.warning("cannot say yet what this worker serves: %s", error)
         else:
             self._introduced = True
+
+    def _leave(self, control: Control) -> None:
+        """Serve no more, and then cancel what waits in the inbox: who puts something there looks again afterwards."""
+        self.app.serving.remove(self)
+        self._introduce()
+        if not self.app.serving:
+            control.leave()
 
     # ------------------------------------------------------------------ watching over the crew
 
@@ -255,6 +296,8 @@ class Worker:
             crew.recover()
         except EventqError as error:
             log.warning("a look at the store failed and is repeated: %s", error)
+        if self._control is not None:
+            self._control.look()
         crew.watch_over()
         flush_due(SYSTEM.monotonic())
         for run in list(crew.runs):

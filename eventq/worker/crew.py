@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from eventq import clock
 from eventq.clock import perf_counter
 from eventq.errors import ClaimLost, StorageClosed, StorageError
-from eventq.model import Released
+from eventq.inbox import inbox_of
+from eventq.model import Dropped, Rejected, Released, Retried, Skipped, State
 from eventq.run import Run, begin
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.task import UNKNOWN
@@ -33,6 +34,8 @@ PATIENCE = 0.002
 """Seconds that a run may take before somebody else leads."""
 SHORT = 0.0005
 """Seconds: a task that took less lately is run by the leader itself."""
+FAILURES = (Retried, Rejected)
+"""What a run that failed leads to."""
 
 
 class Crew:
@@ -50,6 +53,8 @@ class Crew:
         """How many runs have ended."""
         self.begun: int = 0
         """How many have begun."""
+        self.failed: int = 0
+        """How many of those that have ended failed, for good or to be repeated."""
         self.most: int | None = None
         """After how many it claims nothing more."""
         self.error: BaseException | None = None
@@ -92,6 +97,11 @@ class Crew:
     def over(self) -> bool:
         """Whether every thread has ended: nothing runs, and all is settled."""
         return self._working == 0
+
+    @property
+    def threads(self) -> int:
+        """How many threads it has."""
+        return self._working
 
     @property
     def idle(self) -> bool:
@@ -202,7 +212,13 @@ class Crew:
                 if self.begun == self.most:
                     self.stop()
                 return run
-            self._settle(claimed, run)
+            self._settle(claimed, self._refused(claimed, run))
+
+    def _refused(self, claimed: Claimed, outcome: Outcome) -> Outcome:
+        """How an event ends that cannot be run here: nobody else takes what is in this worker's inbox."""
+        if isinstance(outcome, Skipped) and claimed.queue == inbox_of(self._app.store.storage.worker):
+            return Dropped(State.CANCELLED, f"worker {self._app.store.storage.worker} does not know the task")
+        return outcome
 
     def _claimed(self) -> Claimed | None:
         """An event to run; None if something else needs attention."""
@@ -215,6 +231,7 @@ class Crew:
             if not self.burst:
                 return self._intake.wait()
             self.recover()  # what the dead have left is to be run, too
+            self._intake.look()
             claimed = self._intake.next()
             if claimed is None and not self.runs:
                 self.stop()
@@ -263,6 +280,8 @@ class Crew:
         self._settle(run.claimed, outcome)
         self.runs.discard(run)
         self.count += 1
+        if isinstance(outcome, FAILURES):
+            self.failed += 1
         if self.burst or len(self.runs) + 1 >= self._concurrency:
             self._intake.wake()
 

@@ -1,4 +1,4 @@
-"""Where a worker's events come from: several queues, in strict order or by weight, and the wait for more."""
+"""Where a worker's events come from: its inbox, then its queues, strictly in order or by weight; the wait for more."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from eventq.model import Claimed
     from eventq.storage.base import Storage, Watch
+    from eventq.worker.control import Control
 
 EMPTY_FOR = 0.002
 """Seconds for which a queue that was found empty is not asked again, while others have something."""
+INBOX_INTERVAL = 0.05
+"""Likewise for the inbox."""
 
 
 def weights_of(queues: Iterable[str] | Mapping[str, int]) -> dict[str, int]:
@@ -37,19 +40,28 @@ def weights_of(queues: Iterable[str] | Mapping[str, int]) -> dict[str, int]:
 
 
 class Intake:
-    """Claims events one by one from a worker's queues. For one thread at a time, but for `wake`."""
+    """Claims events one by one from a worker's inbox and its queues. For one thread at a time, but for `wake`."""
 
-    def __init__(self, storage: Storage, queues: Mapping[str, int]) -> None:
+    def __init__(self, storage: Storage, queues: Mapping[str, int], control: Control) -> None:
         self._storage = storage
+        self._control = control
         self._claim = storage.claim
         self._queues = list(queues)
         self._weights = queues if any(queues.values()) else None
         self._credits = dict.fromkeys(queues, 0)
         self._empty_until = dict.fromkeys(queues, 0.0)
         self._wakeup = Wakeup()
+        self._ask_inbox_at = 0.0
 
     def next(self, fresh: bool = True) -> Claimed | None:
         """The next event, without waiting; with `fresh`, queues that were empty a moment ago are asked as well."""
+        if self._control.called and (fresh or perf_counter() >= self._ask_inbox_at):
+            if found := self._claim(self._control.inbox, 1):
+                return found[0]
+            self._ask_inbox_at = perf_counter() + INBOX_INTERVAL
+        return self._from_queues(fresh)
+
+    def _from_queues(self, fresh: bool) -> Claimed | None:
         if len(self._queues) == 1:
             found = self._claim(self._queues[0], 1)
             return found[0] if found else None
@@ -73,14 +85,15 @@ class Intake:
         return order
 
     def wait(self) -> Claimed | None:
-        """The next event, as soon as there is one; None once `wake` is called.
+        """The next event, as soon as there is one; None once `wake` is called, or the inbox has come into being.
 
         The watches are open only meanwhile: an open one tells busy workers that somebody here is idle. What came before
         them is found by looking again.
         """
         watches: list[Watch] = []
+        control, called = self._control, self._control.called
         try:
-            for queue in self._queues:
+            for queue in (control.inbox, *self._queues) if called else self._queues:
                 watches.append(self._storage.watch(queue=queue))  # noqa: PERF401 - if one fails, the others are closed
             poller = select.poll()
             poller.register(self._wakeup, select.POLLIN)
@@ -88,6 +101,9 @@ class Intake:
             for number in by_number:
                 poller.register(number, select.POLLIN)
             while (found := self.next()) is None:
+                control.look()  # nobody else may be awake
+                if control.called != called:
+                    return None
                 for number, _ in poller.poll(math.ceil(self._storage.recover() * 1000)):
                     if number == self._wakeup.fileno():
                         self._wakeup.clear()
@@ -97,6 +113,10 @@ class Intake:
         finally:
             for watch in watches:
                 watch.close()
+
+    def look(self) -> None:
+        """Look at once for what is asked of the worker, and for calls to it alone."""
+        self._control.look(at_once=True)
 
     def wait_for_wake(self, seconds: float = LOOK_INTERVAL) -> None:
         """Wait until `wake` is called, or the time is over; claims nothing."""
@@ -108,7 +128,7 @@ class Intake:
 
     def give_back(self) -> None:
         """Return what the storage has fetched ahead of its start."""
-        for queue in self._queues:
+        for queue in (self._control.inbox, *self._queues):
             self._storage.give_back(queue)
 
     def close(self) -> None:

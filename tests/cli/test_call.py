@@ -10,6 +10,8 @@ import pytest
 from conftest import Run, ended
 from shop_source import shop
 
+from eventq import App
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
@@ -135,3 +137,38 @@ def test_the_wait_ends_in_time(run: Run) -> None:
     assert (done.code, done.out) == (124, "")
     assert "is still ready after 0.1 s" in done.err
     assert run("status", "--json").json["queues"][0]["ready"] == 1
+
+
+# ---------------------------------------------------------------- to workers
+
+
+@pytest.fixture
+def workers(store: str) -> Iterator[list[str]]:
+    """Two workers that know the task, by their own word, and one that does not."""
+    with App(store) as first, App(store) as second, App(store) as stranger:
+        for app, task in ((first, "shop.total"), (second, "shop.total"), (stranger, "shop.other")):
+            app.store.storage.introduce(["default"], [task])
+        yield [first.store.storage.worker, second.store.storage.worker]
+
+
+def test_for_one_worker(run: Run, workers: list[str]) -> None:
+    assert event(run, "shop.total", "1", "--worker", workers[0])["queue"] == f"worker-{workers[0]}"
+    done = run("call", "shop.total", "--worker", "0123456789abcdef")
+    assert (done.code, done.out) == (1, "")
+    assert "no living worker '0123456789abcdef'" in done.err
+    assert run("call", "shop.total", "--worker", workers[0], "--queue", "q").code == 2
+
+
+def test_for_every_worker_that_knows_it(run: Run, workers: list[str]) -> None:
+    done = run("call", "shop.total", "3", "--kw", "second=4", "--broadcast")
+    shown = [run("show", id, "--json").json for id in done.lines]
+    assert sorted(each["queue"] for each in shown) == sorted(f"worker-{worker}" for worker in workers)
+    assert len(run("call", "shop.total", "--broadcast", "--json").json["ids"]) == 2
+    done = run("call", "shop.nosuch", "--broadcast")
+    assert (done.code, done.out, done.err) == (1, "", "no living worker knows the task shop.nosuch\n")
+
+
+@pytest.mark.parametrize("options", [["--wait"], ["--worker", "x"], ["--queue", "q"]])
+def test_what_does_not_go_with_a_broadcast(run: Run, options: list[str]) -> None:
+    done = run("call", "shop.total", "--broadcast", *options)
+    assert (done.code, done.out) == (2, "")

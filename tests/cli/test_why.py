@@ -234,3 +234,18 @@ def test_the_task_of_an_event(codec: str) -> None:
         record = app.get(app.queue("q").put({"job": 1}))
         assert record is not None
         assert why.task_of(record) is None
+
+
+def test_it_is_for_one_worker(app: App, other: App, ask: Ask) -> None:
+    worker = other.store.storage.worker
+    serve(other, "q", tasks=("t",))
+    serve(app, "elsewhere", tasks=("t",))
+    handle = app.task_named("t", worker=worker).enqueue()
+    found = ask(handle.id)
+    assert found.keys() == {"addressed", "place"}
+    assert f"for worker {worker} alone, which runs nothing now" in found["addressed"]
+    other.queue("q").put(1)
+    claimed(other)
+    assert "which runs 1 event now" in ask(handle.id)["addressed"]
+    serve(other)  # as it says when it stops
+    assert "has gone: the next look of any worker cancels it" in ask(handle.id)["worker_gone"]

@@ -15,7 +15,7 @@ from conftest import Ran, Run, ended
 from shop_source import shop, until
 
 from eventq import App, clock, supervisor, worker
-from eventq.cli import command_parser, load
+from eventq.cli import command_parser, load, queues
 from eventq.cli.apps import loaded_app, reloaded_files
 from eventq.cli.worker import app_module, command_line
 
@@ -338,3 +338,68 @@ def test_workers_shows_what_they_serve_and_run(run: Run, start: Start, tmp_path:
         go.touch()
         assert stopped(process).code == 0
     assert run("workers", "--check", "slow").code == 1
+
+
+# ---------------------------------------------------------------- asked and stopped
+
+
+def test_a_worker_is_asked_how_it_is(run: Run, start: Start, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "PATIENCE", 20.0)
+    with running(start, run) as process, App(store) as client:
+        assert run("result", call(run, "shop.total", "1"), "--timeout", "20").out == "1\n"
+        client.queue("q").put(1)  # it has joined, and runs no tasks: nobody asks it
+        told = {each["pid"] if each["serves"] else "client": each for each in run("workers", "--ping", "--json").json}
+        assert set(told) == {process.pid, "client"}
+        assert (told["client"]["silent"], told["client"]["stats"]) == (False, None)
+        stats = told[process.pid]["stats"]
+        assert (stats["ran"], stats["failed"], stats["runs"], stats["concurrency"]) == (1, 0, [], 8)
+        assert stats["since"].startswith("20")
+        header, *lines = run("workers", "--ping").lines
+        assert header.split()[-5:] == ["ANSWER", "BUSY", "RAN", "FAILED", "MEMORY"]
+        words = {line.split()[0]: line.split() for line in lines}
+        assert words[client.store.storage.worker][-5:] == ["-", "-", "-", "-", "-"]
+        assert words[stats["id"]][-9:-2] == ["-", "well", "0", "of", "8", "1", "0"]
+        assert stopped(process).code == 0
+
+
+def test_a_worker_that_does_not_answer(run: Run, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "PATIENCE", 0.01)
+    with App(store) as frozen:
+        frozen.store.storage.introduce(["slow"], [])
+        (told,) = run("workers", "--ping", "--json").json
+        assert (told["id"], told["silent"], told["stats"]) == (frozen.store.storage.worker, True, None)
+        assert run("workers", "--ping").lines[1].split()[-5:] == ["silent", "-", "-", "-", "-"]
+
+
+def test_a_worker_is_stopped_from_elsewhere(run: Run, start: Start) -> None:
+    with running(start, run) as process:
+        (worker,) = serving(run)
+        assert run("workers", "--stop", worker["id"]).out == f"asked worker {worker['id']} to stop\n"
+        assert ended(process).code == 0
+    done = run("workers", "--stop", worker["id"])
+    assert (done.code, done.out) == (1, "")
+    assert "no living worker" in done.err
+    assert run("workers", "--force").code == 2
+
+
+def test_a_worker_is_stopped_by_force(run: Run, start: Start, tmp_path: Path) -> None:
+    with running(start, run) as process:
+        id = call(run, "shop.until_there", str(tmp_path / "never"), "--queue", "slow")
+        until(lambda: run("show", id, "--json").json["state"] == "claimed", "it runs")
+        (worker,) = serving(run)
+        done = run("workers", "--stop", worker["id"], "--force", "--json")
+        assert done.json == {"worker": worker["id"], "asked": "force"}
+        assert ended(process).code == 130
+    assert run("show", id, "--json").json["state"] == "ready"
+
+
+def test_an_empty_inbox_is_not_shown(run: Run, start: Start, store: str) -> None:
+    with running(start, run, "--concurrency", "1") as process, App(store) as app:
+        inbox = f"worker-{serving(run)[0]['id']}"
+        mine = app.task_named("shop.total", worker=inbox.removeprefix("worker-"))
+        assert mine.enqueue(4).result(20) == 4
+        (shown,) = [each for each in run("status", "--json").json["queues"] if each["queue"] == inbox]
+        assert (shown["completed"], shown["workers"]) == (1, 1)
+        assert app.queue(inbox).purge("completed") == 1
+        assert [each for each in run("status", "--json").json["queues"] if each["queue"] == inbox] == []
+        assert stopped(process).code == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eventq import App
-from eventq.testing import FakeClock, run_until_empty
+from eventq.testing import FakeClock
 from tasks.conftest import OpenApp
 from tasks.running import burst
 
@@ -17,7 +17,7 @@ def test_of_a_task(frozen: App, clock: FakeClock) -> None:
     handles = [task.enqueue(number) for number in range(5)]
 
     def done() -> list[int]:
-        run_until_empty(frozen)
+        burst(frozen)
         return [handle.result(0) for handle in handles if handle.ready()]
 
     assert done() == [0, 1]
@@ -48,9 +48,9 @@ def test_of_calls(frozen: App, clock: FakeClock) -> None:
     task = frozen.task(name="mail")(mail)
     slow = [task.using(rates={f"customer:{number % 2}": (1, 60.0)}).enqueue(number) for number in range(4)]
     free = [task.enqueue(number) for number in range(4)]
-    run_until_empty(frozen)
+    burst(frozen)
     assert [handle.ready() for handle in slow] == [True, True, False, False]
     assert all(handle.ready() for handle in free)
     clock.advance(60.1)
-    run_until_empty(frozen)
+    burst(frozen)
     assert all(handle.ready() for handle in slow)

@@ -246,3 +246,57 @@ def test_await_form(app: App) -> None:
 
 def test_repr(app: App) -> None:
     assert repr(app.task(name="shop.double")(double)) == "<Task 'shop.double'>"
+
+
+# ---------------------------------------------------------------- many at once
+
+
+def test_many_calls_at_once(app: App) -> None:
+    told: list[str] = []
+    task = app.task(name="w")(scaled)
+    app.on("after_enqueue", lambda _task, event: told.append(event))
+    handles = task.enqueue_many([(1,), (2, 3), [4]])
+    assert [handle.id for handle in handles] == sorted(told)
+    burst(app)
+    assert [handle.result(0) for handle in handles] == [2, 6, 8]
+    assert task.enqueue_many([]) == []
+    assert asyncio.run(task.aio.enqueue_many([(5,)]))[0].status() is State.READY
+
+
+@pytest.mark.parametrize(
+    ("calls", "error", "says"),
+    [
+        ([(1,), ("one",)], TypeError, "number"),
+        ([(1,), 2], TypeError, "call 1 is no sequence of arguments"),
+        (["12"], TypeError, r"write \('12',\)"),
+        ([(1, 2, 3)], TypeError, "too many"),
+    ],
+)
+def test_many_calls_are_stored_together_or_not_at_all(app: App, calls: Any, error: type[Exception], says: str) -> None:
+    task = app.task(name="w")(scaled)
+    with pytest.raises(error, match=says):
+        task.enqueue_many(calls)
+    with pytest.raises(ConfigError, match="one by one"):
+        task.using(key="k").enqueue_many([(1,)])
+    assert app.queue("default").stats().ready == 0
+
+
+def scaled(number: int, by: int = 2) -> int:
+    return number * by
+
+
+# ---------------------------------------------------------------- how long keys are held
+
+
+def test_a_task_may_say_how_long_its_keys_are_held(app: App) -> None:
+    task = app.task(name="w", unique=3600.0)(scaled)
+    assert task.enqueue(1).id != task.enqueue(1).id  # no key, nothing held
+    keyed = task.using(key="k")
+    handle = keyed.enqueue(1)
+    burst(app)
+    assert handle.result(0) == 2
+    assert keyed.enqueue(1) == handle
+    with pytest.raises(ConfigError, match="key="):
+        task.using(unique="waiting").enqueue(1)
+    with pytest.raises(ConfigError, match="debounce"):
+        app.task(name="x", debounce=0.0)(scaled)

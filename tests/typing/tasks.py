@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, assert_type
 
-from eventq import App, Context, Handle, Middleware, Worker
+from eventq import App, Context, Handle, Middleware, Worker, WorkerStats
 from eventq.stream import StreamHandle
 from eventq.task import AsyncGeneratorTask, CoroutineTask, GeneratorTask
 from eventq.testing import EnqueuedCall, Ran, assert_enqueued, enqueued, inline, isolated, run_until_empty
@@ -92,6 +92,17 @@ app.task(backoff="quadratic")  # type: ignore[call-overload]  # pyright: ignore[
 
 assert_type(app.task_named("shop.thumbnail", priority=5).enqueue("anything", at=5), Handle[Any])
 
+# ---- to workers
+
+assert_type(bare.using(worker="5d1c0f8a9b7e6d3c").enqueue("cat.png"), Handle[str])
+assert_type(bare.broadcast("cat.png", width=64), list[Handle[str]])
+assert_type(numbers.broadcast(5), list[StreamHandle[int]])
+bare.broadcast(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+bare.using(worker=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+app.task(worker="5d1c0f8a9b7e6d3c")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+assert_type(app.ping(timeout=2), list[WorkerStats])
+assert_type(app.worker().stats().runs[0].seconds, float)
+
 # ---- streams
 
 assert_type(numbers.enqueue(5), StreamHandle[int])
@@ -105,6 +116,8 @@ for value in numbers_later.enqueue(5).stream(start=2, timeout=1):
 
 async def main() -> None:
     assert_type(await bare.aio.enqueue("cat.png", width=64), Handle[str])
+    assert_type(await bare.aio.broadcast("cat.png"), list[Handle[str]])
+    assert_type(await app.aio.ping("5d1c0f8a9b7e6d3c"), list[WorkerStats])
     await bare.aio.enqueue(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await later("ann"), int)
     async for value in numbers.enqueue(5).stream().aio:

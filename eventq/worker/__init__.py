@@ -26,6 +26,8 @@ from eventq.worker.intake import Intake, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from types import TracebackType
+    from typing import Self
 
     from eventq.aio import AsyncWorker
     from eventq.app import App
@@ -92,6 +94,8 @@ class Worker:
         self._crew: Crew | None = None
         self._control: Control | None = None
         self._since = 0.0
+        self._thread: threading.Thread | None = None
+        self._raised: BaseException | None = None
 
     @property
     def id(self) -> str:
@@ -106,7 +110,8 @@ class Worker:
         return AsyncWorker(self)
 
     def run(self, burst: bool = False) -> int:
-        """Claim and run until `stop()`, SIGTERM or SIGINT; with `burst`, until there is nothing to claim any more.
+        """Claim and run until `stop()`, SIGTERM or SIGINT; with `burst`, until there is nothing to claim any more: what
+        is delayed, to be retried later, or waits for a rate or a place stays, and the log says how much that is.
 
         The first signal stops gracefully: nothing more is claimed, what waits here goes back at once, and what runs may
         finish within `stop_timeout`; then it is cancelled, or handed back, and runs again elsewhere. A second signal
@@ -137,6 +142,8 @@ class Worker:
                 self._watch_over(crew)
                 code = self._wind_up(crew, intake)
                 log.info("worker %s has stopped: ran %d, left %d unfinished", id, crew.count, len(crew.runs))
+                if burst:
+                    self._tell_what_waits()
                 if crew.error is not None:
                     raise crew.error
                 return RECYCLED if self._recycled and code == STOPPED_GRACEFULLY else code
@@ -144,6 +151,29 @@ class Worker:
                 self._crew, self._stop_asked, self._since = None, 0, 0.0
                 self._leave(control)
                 self.app.hooks.tell("worker_stopped", self)
+
+    def __enter__(self) -> Self:
+        """Run in a thread of its own meanwhile: `with app.worker(): ...`. It hears no signals there."""
+        self._thread = threading.Thread(target=self._run_beside, name="eventq-worker")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop it gracefully, and wait for that. Raises what `run` raised."""
+        self.stop()
+        assert self._thread is not None
+        self._thread.join()
+        if self._raised is not None and error is None:
+            raise self._raised
+
+    def _run_beside(self) -> None:
+        self._raised = None
+        try:
+            self.run()
+        except BaseException as error:  # noqa: BLE001 - raised again where the block ends
+            self._raised = error
 
     def stop(self, *, force: bool = False) -> None:
         """Ask it to stop, from any thread: gracefully, or at once with `force`. Harmless when repeated.
@@ -173,6 +203,17 @@ class Worker:
             memory_bytes=memory_taken(),
             stopping=crew is not None and crew.stopping,
         )
+
+    def _tell_what_waits(self) -> None:
+        """Say what a burst has left, since nothing of that is an error."""
+        for queue in self.queues:
+            try:
+                stats = self.app.store.storage.stats(queue)
+            except StorageError as error:
+                log.warning("what waits in %s cannot be counted: %s", queue, error)
+                continue
+            if stats.ready or stats.delayed:
+                log.info("%s has %d delayed, and %d ready that could not start now", queue, stats.delayed, stats.ready)
 
     def _about(self) -> tuple[str, str]:
         """Its queues, and its tasks, for the log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import threading
 from typing import Any, cast
@@ -292,3 +293,43 @@ def test_no_thread_is_left_behind(app: App) -> None:
     app.task(name="other")(other).enqueue(1)
     burst(app)
     until(lambda: not threads_of_workers() - before, "the end of its threads")
+
+
+# ---------------------------------------------------------------- beside the program
+
+
+def test_a_worker_runs_in_a_thread_for_the_time_of_a_block(app: App) -> None:
+    task = app.task(name="w")(one)
+    with app.worker() as worker:
+        assert task.enqueue().result(PATIENCE) == 1
+        assert app.ping()[0].id == worker.id
+    handle = task.enqueue()
+    with worker:
+        assert handle.result(PATIENCE) == 1
+    with pytest.raises(ZeroDivisionError), worker:
+        raise ZeroDivisionError
+
+
+def test_what_ended_it_is_raised_where_the_block_ends(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.task(name="w")(one)
+    worker = app.worker()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no thread for it")
+
+    monkeypatch.setattr(worker, "_watch_over", fails)
+    with pytest.raises(RuntimeError, match="no thread for it"), worker:
+        until(lambda: worker._raised is not None)
+
+
+def test_a_burst_says_what_it_has_left(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    task = app.task(name="w", rates={"r": (1, 3600.0)})(one)
+    task.enqueue_many([()] * 3)
+    task.using(delay=3600).enqueue()
+    with caplog.at_level(logging.INFO, "eventq.worker"):
+        burst(app)
+    assert "default has 1 delayed, and 2 ready that could not start now" in caplog.text
+
+
+def one() -> int:
+    return 1

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from faults.world import still_maintenance
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileStorage]:
-    still_maintenance(monkeypatch)
+def worker(tmp_path: Path, clock: FakeClock) -> Iterator[FileStorage]:
     with FileStorage(tmp_path / "store", sync=False, clock=clock) as storage:
         yield storage
 

@@ -6,7 +6,6 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults.world import still_maintenance
 
 from eventq.errors import ClaimLost
 from eventq.model import Cancel, Completed, Failure, Filter, PutOptions, Retried, State
@@ -33,8 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_worker(root: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], FileStorage]]:
-    still_maintenance(monkeypatch)
+def open_worker(root: Path, clock: FakeClock) -> Iterator[Callable[[], FileStorage]]:
     workers: list[FileStorage] = []
 
     def open() -> FileStorage:

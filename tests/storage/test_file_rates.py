@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults.world import still_maintenance
 
 from eventq.clock import SYSTEM
 from eventq.errors import StorageError
@@ -37,8 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_worker(root: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], FileStorage]]:
-    still_maintenance(monkeypatch)
+def open_worker(root: Path, clock: FakeClock) -> Iterator[Callable[[], FileStorage]]:
     workers: list[FileStorage] = []
 
     def open() -> FileStorage:

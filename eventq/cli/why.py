@@ -109,7 +109,7 @@ class Case:
         yield from self._concurrency()
         yield from self._limits()
         for name, (number, per) in self._record.rates.items():
-            text = f"rate {name!r}: at most {number} start in {duration(per)}, over all workers; it may wait for that"
+            text = f"rate {name!r}: at most {number} start in {per:.10g} s, over all workers; it may wait for that"
             yield Finding("rate", text)
         if self._record.crashes >= SUSPECT_CRASHES:
             text = f"{self._record.crashes} workers died while they ran it, so it is started only alone in a process"

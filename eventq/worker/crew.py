@@ -86,7 +86,8 @@ class Crew:
 
     def start(self) -> None:
         """Let the first thread lead."""
-        self._hire()
+        with self._mutex:
+            self._hire()
 
     def stop(self) -> None:
         """Claim nothing more; what runs goes on."""
@@ -125,9 +126,11 @@ class Crew:
     # ------------------------------------------------------------------ leading
 
     def _hire(self) -> None:
+        """Start another thread, with the mutex held: it cannot end before it is counted, and one that did not start is
+        not counted."""
+        threading.Thread(target=self._work, name=f"eventq-{self._hired + 1}", daemon=True).start()
         self._hired += 1
         self._working += 1
-        threading.Thread(target=self._work, name=f"eventq-{self._hired}", daemon=True).start()
 
     def _work(self) -> None:
         try:
@@ -184,7 +187,10 @@ class Crew:
             self._short_since = 0.0
             self._lead.release()
             if not self._followers and self._hired < self._concurrency and not self.stopping:
-                self._hire()
+                try:
+                    self._hire()
+                except RuntimeError as error:
+                    log.warning("%s: what follows waits for one of %d threads", error, self._working)
 
     def _next(self) -> Run | None:
         """The next run; None when it is time to go."""

@@ -163,7 +163,7 @@ def test_the_concurrency_of_its_queue(app: App, ask: Ask) -> None:
 def test_a_rate(app: App, ask: Ask) -> None:
     serve(app, "q")
     id = app.store.storage.put("q", [b"1"], PutOptions(rates={"api": (5, 60.0)}))[0]
-    assert "at most 5 start in 60s" in ask(id)["rate"]
+    assert "at most 5 start in 60 s" in ask(id)["rate"]
 
 
 def test_a_suspect(app: App, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

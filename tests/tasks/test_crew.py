@@ -140,6 +140,24 @@ def test_a_coroutine_that_swallows_its_cancellation_may_go_on(app: App) -> None:
         assert handle.result(PATIENCE) == "all the same"
 
 
+def test_without_more_threads_it_works_with_those_it_has(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+
+    def no_second(self: threading.Thread) -> None:
+        if self.name == "eventq-2":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", no_second)
+    app.task(name="w")(int_one)
+    with working(app, concurrency=4):
+        handles = [app.tasks["w"].enqueue() for _ in range(3)]
+        assert [handle.result(PATIENCE) for handle in handles] == [1, 1, 1]
+    assert "can't start new thread: what follows waits for one of 1 threads" in caplog.text
+
+
 def test_closing_the_app_ends_its_worker(app: App, open_app: OpenApp) -> None:
     app.task(name="w")(int_one)
     with working(app) as serving:

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-LONG = {"count_primes", "index_texts"}
-"""Those that keep a processor busy for seconds."""
+LONG = {"count_primes", "crawl_site", "deliver_webhooks", "index_texts", "resize_pictures", "test_shop_tasks"}
+"""Those that take more than a second."""
 LEFT = {"shop_tasks": {".eventq"}}
 """What an example leaves in the current folder because it shows how that is used."""
 

@@ -17,31 +17,8 @@ from eventq.storage.file.places import slot_of
 from eventq.testing import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def open_worker(root: Path, clock: FakeClock) -> Iterator[Callable[[], FileStorage]]:
-    workers: list[FileStorage] = []
-
-    def open() -> FileStorage:
-        workers.append(FileStorage(root, sync=False, clock=clock))
-        return workers[-1]
-
-    yield open
-    for worker in workers:
-        worker.close()
 
 
 def put(worker: FileStorage, *payloads: bytes, queue: str = "q", **options: Any) -> list[str]:

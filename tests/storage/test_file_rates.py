@@ -24,28 +24,10 @@ from eventq.storage.file.layout import BLOCKED_FILE, NEVER, digest
 from eventq.storage.file.rates import TRIM_AT, WIDTH, Log, Share, rate_share, rate_slot, share_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from eventq.storage.base import Watch
     from eventq.testing import FakeClock
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def open_worker(root: Path, clock: FakeClock) -> Iterator[Callable[[], FileStorage]]:
-    workers: list[FileStorage] = []
-
-    def open() -> FileStorage:
-        workers.append(FileStorage(root, sync=False, clock=clock))
-        return workers[-1]
-
-    yield open
-    for worker in workers:
-        worker.close()
 
 
 def put(worker: FileStorage, *payloads: bytes, **options: Any) -> list[str]:

@@ -23,7 +23,6 @@ from eventq.cli.record import scan
 from eventq.inbox import inbox_of, is_shown
 from eventq.model import FINAL_STATES, Delete, Filter, Settings, State, Stats, Worker
 from eventq.store import Store
-from eventq.worker.control import ask_to_stop, ping
 
 if TYPE_CHECKING:
     import argparse
@@ -133,7 +132,7 @@ def _workers(args: argparse.Namespace) -> int:
             served = any(args.check in (*(w.serves or w.queues), *w.tasks) for w in workers)
             return Exit.OK if served else Exit.FAILED
         running = {worker.id: [_run_of(storage, id) for id in worker.claims] for worker in workers}
-        answers = {stats.id: stats for stats in ping(Store(storage), None, PATIENCE)} if args.ping else {}
+        answers = _answers(storage) if args.ping else {}
     if args.json:
         documents = [{**_worker_document(worker), "runs": running[worker.id]} for worker in workers]
         if args.ping:
@@ -163,6 +162,12 @@ def _workers(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _answers(storage: Storage) -> dict[str, WorkerStats]:
+    from eventq.worker.control import ping
+
+    return {stats.id: stats for stats in ping(Store(storage), None, PATIENCE)}
+
+
 def _answer_cells(worker: Worker, stats: WorkerStats | None) -> list[Any]:
     if stats is None:
         return ["silent" if worker.serves else "-", "-", "-", "-", "-"]
@@ -180,6 +185,8 @@ def _answer_document(worker: dict[str, Any], stats: WorkerStats | None) -> dict[
 
 
 def _stop(storage: Storage, args: argparse.Namespace) -> int:
+    from eventq.worker.control import ask_to_stop
+
     ask_to_stop(storage, args.stop, args.force)
     if args.json:
         print_json({"worker": args.stop, "asked": "force" if args.force else "stop"})

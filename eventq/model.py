@@ -1,4 +1,4 @@
-"""The records that cross every layer: plain data, no behaviour.
+"""The records that cross every layer: plain data, and what follows from it alone.
 
 Times are seconds since the epoch, durations seconds.
 """

@@ -165,6 +165,7 @@ class Worker:
         self.stop()
         assert self._thread is not None
         self._thread.join()
+        self._stop_asked = 0  # also if it had ended by itself: the next run is not asked to stop
         if self._raised is not None and error is None:
             raise self._raised
 

@@ -310,6 +310,15 @@ def test_a_worker_runs_in_a_thread_for_the_time_of_a_block(app: App) -> None:
         raise ZeroDivisionError
 
 
+def test_a_worker_that_ended_by_itself_runs_again_in_the_next_block(app: App) -> None:
+    task = app.task(name="w")(one)
+    with app.worker(max_tasks=1) as worker:
+        assert task.enqueue().result(PATIENCE) == 1
+        until(lambda: worker._crew is None)
+    with worker:
+        assert task.enqueue().result(PATIENCE) == 1
+
+
 def test_what_ended_it_is_raised_where_the_block_ends(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     app.task(name="w")(one)
     worker = app.worker()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os.path
+import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -66,6 +67,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A worker process is replaced once it takes more than so many bytes of memory. None: never."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     """What `eventq worker` logs: this, and what is worse."""
+    keep_notifications: Seconds = 30 * 86400.0
+    """Seconds that a notification is kept, read or not: see `Notifications`."""
     tasks: Mapping[str, Mapping[str, Any]] = {}
     """Options of tasks, by the task's name; under `"*"` those of every task: see `task_options`."""
     queues: Mapping[str, Mapping[str, Any]] = {}
@@ -101,6 +104,8 @@ class AppConfig(TypedDict, total=False):
     """Bytes of memory beyond which a worker process is replaced."""
     log_level: Literal["debug", "info", "warning", "error", "critical"]
     """What `eventq worker` logs: `"info"`."""
+    keep_notifications: float
+    """Seconds that a notification is kept: 30 days."""
 
 
 class QueueSettings(TypedDict, total=False):
@@ -163,6 +168,18 @@ def queue_settings(config: Config, name: str, given: Mapping[str, Any]) -> dict[
 def is_file_url(url: str) -> bool:
     """Whether a URL names a directory."""
     return "://" not in url or url.startswith("file://")
+
+
+def masked(url: str) -> str:
+    """A URL that may be shown and logged: without its user's password, or one among its options."""
+    address, mark, query = url.partition("?")
+    address = _PASSWORD.sub(r"\1:***@", address)
+    return address + mark + _PASSWORD_OPTION.sub(r"\1***", query)
+
+
+_PASSWORD = re.compile(r"^([^:]*://[^:/@]*):.*@")
+"""Up to the last @: also of what is no URL because of what its password is made of."""
+_PASSWORD_OPTION = re.compile(r"(password=)[^&]*")
 
 
 # ---------------------------------------------------------------- checks

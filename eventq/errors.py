@@ -11,7 +11,12 @@
     ├── DuplicateKey            an open event holds this key; `.id` names it
     ├── DuplicateName           (also ValueError) this name is taken
     ├── QueueFull               the queue has reached its `maxsize`
+    ├── JobRunning              a job is to be started that runs; `.run` names the run
+    ├── JobDisabled             a job is to be started that is disabled
+    ├── TemplateError           (also ValueError) a template cannot be read, or not be filled
     ├── UnknownEvent            (also LookupError) no event has this id (any more)
+    ├── UnknownJob              (also LookupError) there is no job of this name
+    ├── UnknownSchedule         (also LookupError) there is no schedule of this name
     ├── UnknownTask             (also LookupError) no task of this name is registered here
     ├── UnknownWorker           (also LookupError) no living worker has this id
     ├── MissingExtra            (also ImportError) an optional dependency is not installed
@@ -111,8 +116,36 @@ class QueueFull(EventqError):
         return type(self), (self.queue, self.maxsize, self.count)
 
 
+class JobRunning(EventqError):
+    """A job that runs cannot be started, reset or restarted: a job has one run at a time. `run` is that run's id."""
+
+    def __init__(self, job: str, run: str) -> None:
+        super().__init__(f"job {job!r} runs already: run {run}; wait for that, or abort it")
+        self.job: str = job
+        self.run: str = run
+
+    def __reduce__(self) -> tuple[type[JobRunning], tuple[str, str]]:
+        return type(self), (self.job, self.run)
+
+
+class JobDisabled(EventqError):
+    """A disabled job is not started. `app.jobs.enable(name)` enables it."""
+
+
+class TemplateError(EventqError, ValueError):
+    """A template cannot be read, names something that is not there, or cannot be filled; the message says where."""
+
+
 class UnknownEvent(EventqError, LookupError):
     """No event has this id, or its record was pruned."""
+
+
+class UnknownJob(EventqError, LookupError):
+    """There is no job of this name in the store."""
+
+
+class UnknownSchedule(EventqError, LookupError):
+    """There is no schedule of this name in the store."""
 
 
 class UnknownTask(EventqError, LookupError):

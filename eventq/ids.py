@@ -50,6 +50,12 @@ def event_id(stem: str, index: int) -> str:
     return f"{stem}.{index:05x}"
 
 
+def of_same_put(id: str, count: int) -> list[str]:
+    """The ids of the first events of the put that an event came with."""
+    stem = stem_of(id)
+    return [event_id(stem, index) for index in range(count)]
+
+
 def is_event_id(text: str) -> bool:
     """Whether a text from outside has the form of an event id (and so may safely become a file name)."""
     return ID_PATTERN.match(text) is not None

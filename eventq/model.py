@@ -98,7 +98,7 @@ class PutOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Not started after this instant: goes to `expired` instead."""
     headers: dict[str, Any] = {}
     key: str | None = None
-    """Only with a single payload: see `unique`."""
+    """See `unique`. With several payloads it is held for a time."""
     unique: str | float = "open"
     """How long the key is held: `"waiting"` (until first started), `"open"` (until settled), or seconds from now."""
     debounce: float | None = None
@@ -259,6 +259,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return 0
         too_long = self.failure is not None and self.failure.type.rpartition(".")[2] == "TaskTimeout"
         return 130 if self.state is State.CANCELLED or too_long else 1
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """An event with its notes, as one store hands it to another: see `Storage.restore`."""
+
+    record: Record
+    notes: tuple[Note, ...] = ()
 
 
 class Page(msgspec.Struct, frozen=True):

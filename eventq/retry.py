@@ -91,6 +91,15 @@ def before_start(
 SUSPECT_CRASHES = 2
 """An event whose workers died this often is started only while nothing else runs in its worker: so the guilty one is
 found, and bystanders are spared."""
+FOR_EVER = 1_000_000_000
+"""`max_attempts` and `max_crashes` of what is never given up: eventq's own events. None of them is ever a suspect, for
+it would wait until its worker runs nothing else, which one with much to do may never come to."""
+
+
+def is_suspect(crashes: int, max_crashes: int | None) -> bool:
+    """Whether an event that was started so often in vain, and has this `max_crashes` of its own, must run alone."""
+    return crashes >= SUSPECT_CRASHES and (max_crashes is None or max_crashes < FOR_EVER)
+
 
 FIRST_PAUSE = 0.001
 LAST_PAUSE = 0.05

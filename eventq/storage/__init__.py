@@ -12,14 +12,25 @@ from eventq.storage.base import Storage
 __all__ = ["Storage", "open_storage"]
 
 DEFAULT_URL = ".eventq"
+SCHEMES = ("file://", "memory://", "sqlite://", "postgresql://", "redis://", "rediss://")
+DURABILITY = {
+    "sqlite": "synchronous= in its URL",
+    "postgresql": "synchronous_commit of the server, the role or the database",
+    "postgres": "synchronous_commit of the server, the role or the database",
+    "redis": "appendfsync of the server",
+    "rediss": "appendfsync of the server",
+}
+"""Where each kind of store, but files, is told whether what was put survives a power cut."""
 
 
 def open_storage(url: str, *, sync: bool | None = None, clock: Clock = SYSTEM) -> Storage:
     """Open the store that a URL names, making it if need be.
 
     `memory://` is a new, private store; `memory://name` is shared by that name within this process.
-    `file:///srv/q`, or a plain path, is a directory. `sync` is fixed when a file store is made (True unless said);
-    another value later, or for another kind of store, is a ConfigError.
+    `file:///srv/q`, or a plain path, is a directory. `sqlite:///path` is a database file, `postgresql://...` and
+    `redis://...` are servers: `eventq.storage.sql` and `eventq.storage.redis` tell what their URLs may say. `sync` is
+    fixed when a file store is made (True unless said); another value later, or for another kind of store, is a
+    ConfigError. A driver that is not installed is a MissingExtra.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme == "file":
@@ -27,12 +38,27 @@ def open_storage(url: str, *, sync: bool | None = None, clock: Clock = SYSTEM) -
 
         return FileStorage(file_path(url), sync=sync, clock=clock)
     if sync is not None:
-        raise ConfigError(f"sync= is a setting of file stores; the durability of {scheme}:// is decided by its server")
+        place = DURABILITY.get(scheme, "nothing")
+        raise ConfigError(f"sync= is a setting of file stores; the durability of {scheme}:// is decided by {place}")
     if scheme == "memory":
         from eventq.storage.memory import MemoryStorage
 
         return MemoryStorage(rest or None, clock=clock)
-    raise ConfigError(f"no storage for {scheme}://; write a path, file:///path, memory:// or memory://name")
+    if scheme == "sqlite":
+        from eventq.storage.sql.sqlite import SQLiteStorage
+
+        return SQLiteStorage(url, clock=clock)
+    if scheme in ("postgresql", "postgres"):
+        load_driver("psycopg", "sql", f"{scheme}://")
+        from eventq.storage.sql.postgresql import PostgreSQLStorage
+
+        return PostgreSQLStorage(url, clock=clock)
+    if scheme in ("redis", "rediss"):
+        load_driver("redis", "redis", f"{scheme}://")
+        from eventq.storage.redis import RedisStorage
+
+        return RedisStorage(url, clock=clock)
+    raise ConfigError(f"no storage for {scheme}://; there are {', '.join(SCHEMES)}, and plain paths")
 
 
 def file_path(url: str) -> str:

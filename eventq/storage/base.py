@@ -35,6 +35,37 @@ before the event is settled*.
 
 A `Storage` object is one worker's view of a store: it has a worker id, may be used by many threads, and not after a
 fork (the child gets a fresh worker id on first use).
+
+Writing a storage
+-----------------
+
+Subclass `Storage`, subclass `eventq.testing.StorageConformance`, and go on until it passes: a kill fixture included, or
+the hardest rules are skipped. `storage/memory/` is the reference, to be read first. `examples/socket_storage.py` is a
+whole storage, its server included, in two hundred lines. An order in which each step can be tested (`pytest -k`):
+
+1. `put`, `get`, `queues`, `stats`, `scan`; `claim` and `settle` of a single worker; `configure`.
+2. `workers`, `recover`, `close`: several workers, and their deaths. Then `watch`.
+3. `put_key`, `edit`, `purge`, `prune`, `drop`, `note`, names and slots; `lease`, limits, rates, `restore`.
+
+What is hard:
+
+- **One claim, one transition.** Taking an event, its places and its starts is one atomic step, as is each way back;
+  and a settle holds only if its claim does. Give every claim a token of its own, and compare that, not the worker.
+- **Who is dead.** Rest on what the system ends with a process: a lock, a connection. A time stamp that is not renewed
+  tells of a slow worker as well. What only silence tells, `observed.Observed` measures by the observer's own clock.
+- **Waking.** A caller makes its watch, looks, and then waits; so a put is stored first, and rings after. One wake for
+  one waiter; whoever finds less than it asked for has to be woken again. `bells` has the pipes for one process.
+- **An answer that is lost.** If a server may have done what it was asked, ask again in a way that does it once: ids are
+  made here, before; a claim or settle that is repeated finds its own token. Else raise `OutcomeUnknown`, not a guess.
+- **Forks.** A child has the parent's descriptors: it must not speak on them, nor keep them open, or the parent's death
+  is not seen. `os.register_at_fork`; then a new worker id at the first use, and its introduction said again.
+- **Clocks.** Times come from the `clock` that the storage was given, never from a server; waits by `monotonic`. What
+  was put in an order is claimed in it whatever the clock says: by `eventq.ids`, which never go back.
+- **Bounds.** Retention in steps, notes by size, attempts by number; a look at the store costs what is open.
+
+What helps: `checks` refuses what every storage refuses, in the same words; `endings` says what an outcome means for its
+event, `retry.before_start` what must not be started; `config.changed` merges settings; `restored` says what a copied
+event becomes. Names, keys and headers are any text: keep them away from whatever has a syntax.
 """
 
 from __future__ import annotations
@@ -49,6 +80,7 @@ import msgspec
 from eventq.errors import ConfigError
 from eventq.model import (
     Claimed,
+    Copy,
     Edit,
     Filter,
     Name,
@@ -117,6 +149,18 @@ class Watch(Protocol):
     def close(self) -> None: ...
 
 
+class PutsOnly(Protocol):
+    """What puts: a `Storage`, or what `Storage.within` gives."""
+
+    def put(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
+        """As `Storage.put`."""
+        ...
+
+    def put_key(self, queue: str, payload: bytes, options: PutOptions) -> tuple[str, bool]:
+        """As `Storage.put_key`."""
+        ...
+
+
 class Slot(Protocol):
     """A lock or one place of a semaphore, held until `release()` or the death of this process."""
 
@@ -130,6 +174,8 @@ class Storage(abc.ABC):
 
     shared: ClassVar[bool] = True
     """Whether other processes can open the same store."""
+    absence: float = 0.0
+    """Seconds for which a worker must have been seen to be gone before `recover` gives back what it held."""
 
     @property
     @abc.abstractmethod
@@ -140,7 +186,10 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def put(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
-        """Store events and return their ids, in order; all of them or none. `options.key` is None here.
+        """Store events and return their ids, in order; all of them or none.
+
+        With a key, which is held for a time (`options.unique` in seconds, no `debounce`): unless that is held. Then
+        the ids are those of the put that holds it, which had as many events: it is for who repeats a put.
 
         Duties: ids from `eventq.ids`, rising per worker. At most `MAX_PUT_EVENTS` events and `MAX_PUT_BYTES` (or one
         event of up to `Settings.max_bytes`), else PayloadError. Wake one claimer of the queue per put. Create the
@@ -167,13 +216,39 @@ class Storage(abc.ABC):
         QueueFull as in `put`, unless the key is held: then nothing is added.
         """
 
+    def within(self, connection: object) -> PutsOnly:
+        """What puts into this store as part of the transaction that a connection of the caller's has open.
+
+        The events exist once the caller commits, and never if it rolls back; keys and `maxsize` hold as ever. Raises
+        ConfigError for a storage that is not in a database, TypeError for a connection of another kind or to another
+        database.
+        """
+        raise ConfigError(
+            f"this store shares no transaction with a {type(connection).__name__}: connection= is for a store in "
+            "the same database, postgresql:// or sqlite://"
+        )
+
+    @abc.abstractmethod
+    def restore(self, copies: Sequence[Copy], names: Sequence[Name] = ()) -> int:
+        """Store events as another store had them, and named claims: how many events are new here.
+
+        Ids, places in the order (as the id says, or the due time if that was later), states, attempts, values and notes
+        stay as they were; a claimed event is ready again, without its running attempt, and no worker is named by it. A
+        key is held as it was: by an open event as `unique` says, for a time until that is over, counted from the put;
+        unless another event has it here. An event whose id is here already, in whatever state, is left alone, and a
+        taken name stays its holder's: so it may be repeated.
+
+        Duties: each event wholly or not at all. No bound of a queue and no retention refuses one. Wake a claimer of
+        each queue that has claimable ones. At most `MAX_PUT_EVENTS` copies.
+        """
+
     @abc.abstractmethod
     def claim(self, queue: str, limit: int = 1) -> list[Claimed]:
         """Start up to `limit` events: due ones, highest priority first, then oldest first. Empty: `[]`, at once.
 
         An event counts as started when this returns it. What must not be started (`retry.before_start`) is settled
-        instead, here. An event with `SUSPECT_CRASHES` crashes or more is returned only alone, while nothing else
-        that this storage object claimed is unsettled; meanwhile nothing else is returned.
+        instead, here. A suspect (`retry.is_suspect`) is returned only alone, while nothing else that this storage
+        object claimed is unsettled; meanwhile nothing else is returned.
 
         An event with `limits` is started only while it holds one of so many places of each name, all or none. Places
         are numbered, and shared by all queues: an event that gives a name *n* places takes the lowest free one of the
@@ -238,6 +313,11 @@ class Storage(abc.ABC):
         Events that stay in the state during the scan appear exactly once; those that come or go may or may not.
         """
 
+    def has_ready(self, queue: str) -> bool:
+        """Whether something in a queue may be claimed now. What a worker, this one included, has fetched and not
+        started need not count. To be overridden where a `scan` costs much more than that."""
+        return bool(self.scan(queue, State.READY, Filter(), None, 1).records)
+
     @abc.abstractmethod
     def stats(self, queue: str) -> Stats:
         """Counts per state; linear in what the queue holds, exact when nothing moves."""
@@ -262,7 +342,11 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def purge(self, queue: str, state: State) -> int:
-        """Delete all events of one state (claimed ones stay); how many went."""
+        """Delete all events of one state (claimed ones stay); how many went.
+
+        What ends meanwhile may stay, and so may an event that has just ended, or whose neighbours of one put have
+        not, while its worker still has them in its hands.
+        """
 
     @abc.abstractmethod
     def prune(self, queue: str) -> int:
@@ -320,6 +404,11 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
         """Take a name for ever (until released): the holder's record, and whether that is this call."""
+
+    @abc.abstractmethod
+    def get_names(self, names: Sequence[str]) -> dict[str, Name]:
+        """Those of these names that are taken, at a cost that does not depend on how many others are. Each is read by
+        itself: they need never have been taken all at the same time."""
 
     @abc.abstractmethod
     def names(self, prefix: str = "") -> list[Name]:

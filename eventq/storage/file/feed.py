@@ -17,7 +17,7 @@ import msgspec
 from eventq.clock import perf_counter
 from eventq.errors import StorageError
 from eventq.model import Claimed, Dropped, Failure, Rejected, Settings, State
-from eventq.retry import SUSPECT_CRASHES, before_start
+from eventq.retry import before_start, is_suspect
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.storage.file import disk, line
 from eventq.storage.file.adopt import Adoption, adopt, claim_foreign
@@ -102,13 +102,14 @@ class Feed:
         if self._gated or not self._buffer or perf_counter() >= self._look_at:
             return None
         entry = self._buffer[-1]
-        if entry.plain is None or entry.state != WAITING or self._holder.suspect is not None:
+        holder = self._holder
+        if entry.plain is None or entry.state != WAITING or holder.suspect is not None or holder.waits is not None:
             return None
         return self._start_plain(entry, entry.plain)
 
     def _claim_one(self) -> Claimed | None:
         holder = self._holder
-        while holder.suspect is None:
+        while holder.suspect is None and not self._must_rest():
             now = perf_counter()
             if now >= self._look_at:
                 self._look(now)
@@ -126,8 +127,10 @@ class Feed:
             crashes = event.crashes if past is None else past.crashes
             if self._refuse(entry, event, crashes):
                 continue
-            if crashes >= SUSPECT_CRASHES and holder.running:
-                return None  # a suspect runs alone, so that bystanders are spared
+            suspect = is_suspect(crashes, event.max_crashes)
+            if suspect and holder.running:
+                holder.waits = entry  # a suspect runs alone, so that bystanders are spared
+                return None
             places = self._gate.admit(entry, event)
             if places is None:
                 self._buffer.pop()
@@ -135,10 +138,17 @@ class Feed:
             claimed = self._start(entry, event, crashes, places)
             if event.key is not None and event.unique == "waiting":
                 self._free_key(event.key, entry.id)
-            if crashes >= SUSPECT_CRASHES:
+            if suspect:
                 holder.suspect = entry
             return claimed
         return None
+
+    def _must_rest(self) -> bool:
+        """Whether a suspect, of whatever queue, waits for what this worker runs to end."""
+        holder = self._holder
+        if holder.waits is not None and (not holder.running or holder.waits.state != WAITING):
+            holder.waits = None
+        return holder.waits is not None
 
     def _free_key(self, key: str, id: str) -> None:
         """A key that is held until its event is started. If it cannot be freed, the next put finds that it is."""
@@ -216,6 +226,8 @@ class Feed:
         if current is None:
             return  # nothing at hand: the next step lists everything anyway
         self._look_at_due()
+        spent = perf_counter() - now  # many events that wait to be due make a long list
+        self._look_at = now + spent + min(LOOK_INTERVAL, max(LOOK_AGAIN, LISTING_SHARE * spent))
         for listing in self._ready_listings():
             if listing.priority > current:
                 listing.names = self._list(listing.folder)
@@ -337,12 +349,15 @@ class Feed:
                 log.error("%s cannot be read, and is tried again: %s", path, error)
         return False
 
+    def expect(self, due: float) -> None:
+        """An event was put, or put back, that is due then: what is listed by now holds all the same."""
+        self.next_due = due if self.next_due is None else min(due, self.next_due)
+
     def hint(self, priority: int, name: str) -> None:
         """This process has just put a file: no need to list the folder to find it. Called without the claims lock,
         so it only appends, and a hint that is lost in between is found by the next listing."""
         if "~" in name:  # a due time stands before it
-            due = int(name[:16], 16) / 1e9
-            self.next_due = due if self.next_due is None else min(due, self.next_due)
+            self.expect(int(name[:16], 16) / 1e9)
             return
         if len(self._hints) < MAX_HINTS:
             self._hints.append((priority, name))
@@ -556,6 +571,8 @@ class Feed:
     def give_back(self) -> None:
         """Return every unstarted event."""
         self._buffer += self._gate.kept()
+        if not self._buffer:
+            return
         self._forget_gone()
         while self._buffer:
             held = self._buffer[0].held

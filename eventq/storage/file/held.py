@@ -135,6 +135,8 @@ class Holder:
         self._started = self._completed = b""
         self.on_load: Callable[[bool], None] = lambda _hoards: None
         """Told of each claimed file, and whether unstarted events wait behind the first."""
+        self.heard: Callable[[str], None] = lambda _id: None
+        """Told of each event that this very worker has put, and settled or noted upon."""
         self.settings_of: Callable[[str], Settings] = lambda _queue: Settings()
         self.files: set[Held] = set()
         self.owed: list[Owed] = []
@@ -142,6 +144,8 @@ class Holder:
         """How many events are started and not settled."""
         self.suspect: Entry | None = None
         """A started event whose workers died before: while it runs, nothing else starts here."""
+        self.waits: Entry | None = None
+        """One that was met while others ran: until these have ended nothing else starts, or it might wait for ever."""
 
     # ------------------------------------------------------------------ records
 
@@ -463,8 +467,12 @@ class Holder:
             release_key(held.paths, event.key, id)
 
     def announce(self, id: str) -> None:
-        """Wake who waits for this event in the process that put it."""
-        wake(f"{self.root}/workers/{worker_of(id)}/wake", id.encode() + b"\n")
+        """Wake who waits for this event in the process that put it; in this one, without a detour."""
+        worker = worker_of(id)
+        if worker == self.room.worker:
+            self.heard(id)
+            return
+        wake(f"{self.root}/workers/{worker}/wake", id.encode() + b"\n")
 
     # ------------------------------------------------------------------ moves
 

@@ -8,7 +8,7 @@ that event once its own has its name: whoever dies in between leaves one of the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -17,8 +17,8 @@ from eventq.errors import OutcomeUnknown, QueueFull, StorageError
 from eventq.ids import Stamps, event_id, is_event_id, stem_of
 from eventq.model import PutOptions, State
 from eventq.storage.base import debounced
+from eventq.storage.bounds import Bounds
 from eventq.storage.file import disk, keys, line
-from eventq.storage.file.bounds import Bounds
 from eventq.storage.file.drafts import Draft, Drafts
 from eventq.storage.file.keys import Marker, displace_key, is_held, marker_for, read_marker, release_key, take_key
 from eventq.storage.file.layout import QueuePaths
@@ -48,34 +48,38 @@ class Keyed:
         self._displaced = displaced
 
     def put(
-        self, paths: QueuePaths, payload: bytes, options: PutOptions, maxsize: int | None = None
+        self, paths: QueuePaths, payloads: Sequence[bytes], options: PutOptions, maxsize: int | None = None
     ) -> tuple[str, bool]:
-        """Put an event unless its key is held; see `Storage.put_key`."""
+        """Put events unless their key is held: the first one, or who holds it; see `Storage.put_key`."""
         assert options.key is not None
         put = self._put if options.debounce is None else self._debounce
         if maxsize is None:
-            return put(paths, payload, options)
+            return put(paths, payloads, options)
         try:
-            with self._bounds.admit(paths, maxsize, 1):
-                return put(paths, payload, options)
+            with self._bounds.admit(paths.name, maxsize, len(payloads)):
+                return put(paths, payloads, options)
         except QueueFull:
             holder = self._holder(paths, options.key)
             if holder is None:
                 raise
             if options.debounce is None or holder.since is None:
                 return holder.id, False
-        return put(paths, payload, options)  # it takes the place of one that is counted
+        return put(paths, payloads, options)  # it takes the place of one that is counted
 
-    def _put(self, paths: QueuePaths, payload: bytes, options: PutOptions) -> tuple[str, bool]:
+    def hold(self, paths: QueuePaths, marker: Marker) -> None:
+        """Give a free key to an event that is about to be restored. Until that is there, others may take it."""
+        self._take(paths, marker, stem_of(marker.id), None)
+
+    def _put(self, paths: QueuePaths, payloads: Sequence[bytes], options: PutOptions) -> tuple[str, bool]:
         """The first put of a key wins."""
         assert options.key is not None
         now = self._clock.now()
         stem = self._stamps.at(int(now * 1e9))
         id = event_id(stem, 0)
-        holder = self._store(paths, payload, options, stem, marker_for(options.key, id, options, now))
+        holder = self._store(paths, payloads, options, stem, marker_for(options.key, id, options, now))
         return holder, holder == id
 
-    def _debounce(self, paths: QueuePaths, payload: bytes, options: PutOptions) -> tuple[str, bool]:
+    def _debounce(self, paths: QueuePaths, payloads: Sequence[bytes], options: PutOptions) -> tuple[str, bool]:
         """The last put of a key wins, if the first one was debounced, too."""
         assert options.key is not None
         for _ in range(keys.REPLACE_TRIES):
@@ -89,7 +93,7 @@ class Keyed:
                 since, over = earlier.since, self._not_yet_there(paths, earlier)
             stem = self._stamps.at(int(now * 1e9))
             marker = Marker(options.key, event_id(stem, 0), None, True, since, over)
-            if self._store(paths, payload, debounced(options, now, since), stem, marker, earlier) != marker.id:
+            if self._store(paths, payloads, debounced(options, now, since), stem, marker, earlier) != marker.id:
                 continue  # another one was faster: with it, look again
             if earlier is not None:
                 for id in (earlier.id, *over):
@@ -117,11 +121,11 @@ class Keyed:
             log.warning("event %s may run although a later one took its place: %s", marker.id, error)
 
     def _store(
-        self, paths: QueuePaths, payload: bytes, options: PutOptions, stem: str, marker: Marker,
+        self, paths: QueuePaths, payloads: Sequence[bytes], options: PutOptions, stem: str, marker: Marker,
         earlier: Marker | None = None,
     ) -> str:  # fmt: skip
         """Store an event if its marker gets the key: a free one, or that of `earlier`. The id that holds it then."""
-        body = line.event_lines(stem, [payload], options.codec, line.event_options(options))
+        body = line.event_lines(stem, payloads, options.codec, line.event_options(options))
         draft = self._drafts.named(paths.keyed_draft(options.due, options.priority, stem), body)
         try:
             holder = self._take(paths, marker, stem, earlier)

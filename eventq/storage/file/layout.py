@@ -92,6 +92,7 @@ def due_digits(due: float) -> str:
     return f"{int(max(0.0, min(due * 1e9, 2.0**63))):016x}"
 
 
+@functools.lru_cache(1024)
 def digest(text: str) -> str:
     """A key's or slot's file name; the text itself stands inside."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -174,6 +174,28 @@ def moved_line(line: EventLine, id: str, born: str, past: Past) -> bytes:
     return seal(_encode(line)[:-1])
 
 
+def copied_line(record: Record, id: str) -> bytes:
+    """An event of another store, with what has happened to it there; `id` is its line's."""
+    event = EventLine(
+        id, record.headers or None, record.priority, record.expires, record.key, record.unique, record.max_attempts,
+        record.max_crashes, record.keep, record.limits or None, record.rates or None,
+        None if id == record.id else record.id, record.failures, record.crashes, record.attempts, record.codec,
+    )  # fmt: skip
+    if record.codec == "json":
+        event.payload = msgspec.Raw(one_line(record.payload))
+    else:
+        event.data = b2a_base64(record.payload, newline=False).decode()
+    return seal(_encode(event)[:-1])
+
+
+def ended_line(record: Record) -> bytes:
+    """The settled record of an event that ended in another store."""
+    at, id = record.settled or 0.0, record.id
+    if record.value is not None:
+        return value_line(id[:STEM_LENGTH], int(id[STEM_LENGTH + 1 :], 16), at, record.value, record.value_codec)
+    return record_line(RecordLine(id, "settled", at, error=record.failure, outcome=record.state.value))
+
+
 def plain_payload(raw: bytes) -> bytes | None:
     """The payload of an event about which nothing else was said, and to which nothing has happened; None for others.
 
@@ -448,5 +470,5 @@ def record_of(folded: Folded, index: int, queue: str, priority: int, state: Stat
         unique=line.unique,
         max_attempts=line.max_attempts,
         max_crashes=line.max_crashes,
-        keep=line.keep,
+        keep=past.keep,
     )

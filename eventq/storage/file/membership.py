@@ -6,8 +6,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 from eventq.ids import Stamps
+from eventq.storage.bounds import Bounds
 from eventq.storage.file import disk
-from eventq.storage.file.bounds import Bounds
 from eventq.storage.file.drafts import Drafts
 from eventq.storage.file.edits import Editor
 from eventq.storage.file.feed import Feed
@@ -16,6 +16,7 @@ from eventq.storage.file.keyed import Keyed
 from eventq.storage.file.maintenance import Maintenance
 from eventq.storage.file.presence import Introduction, Room
 from eventq.storage.file.producer import Producer
+from eventq.storage.file.waiting import waiting
 from eventq.storage.file.wake import ResultBoard
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Membership:
         self.stamps: Stamps = stamps
         self.drafts: Drafts = drafts
         self.holder: Holder = holder
-        bounds = Bounds(storage.reader, clock)
+        reader, paths_of = storage.reader, storage.queue_paths
+        bounds = Bounds(lambda queue: waiting(reader, paths_of(queue)), clock)
         self.producer: Producer = Producer(drafts, stamps, durable, clock, storage.settings, bounds, published)
         self.keyed: Keyed = Keyed(
             root, room, drafts, stamps, durable, clock, storage.reader, bounds, published, storage.displaced
@@ -41,6 +43,7 @@ class Membership:
         self.board: ResultBoard = ResultBoard(room.wake)
         self.editor: Editor = Editor(holder, storage.reader, storage.queue_paths, storage.forget, storage.put_copy)
         self.holder.on_load = self.loaded
+        self.holder.heard = self.board.ring
         self.holder.settings_of = storage.settings
         self.maintenance: Maintenance | None = None
         self.feeds: dict[str, Feed] = {}

@@ -1,8 +1,9 @@
 """Named claims and slots.
 
 A name is a file that is linked into place, so that one of any number of takers wins; it stays until it is released.
-A slot is a lock on a file, so the kernel frees it the instant its holder dies; the file is removed under its lock, and
-whoever locks it then checks that the name still leads to it.
+A slot is a lock on a file, so the kernel frees it the instant its holder dies. The file stays a little longer than the
+lock, since who takes a slot often takes it again, and making a file is the dearest call of all; then it is removed,
+under its lock, and whoever locks it checks that the name still leads to it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 
 import msgspec
 
+from eventq.clock import SYSTEM
 from eventq.errors import StorageError
 from eventq.model import Name
 from eventq.storage.file import disk
@@ -21,6 +23,10 @@ log: logging.Logger = logging.getLogger("eventq.storage")
 
 MAX_NAME_BYTES = 1 << 20
 TAKE_TRIES = 100
+MAX_IDLE = 64
+"""Files of free slots that one process leaves, at most."""
+IDLE = 10.0
+"""Seconds that such a file stays at least, if there are not too many."""
 
 
 class Names:
@@ -31,6 +37,9 @@ class Names:
         self._durable = durable
 
     def take(self, record: Name, drafts: Drafts) -> tuple[Name, bool]:
+        holder = self.read(digest(record.name))
+        if holder is not None:
+            return holder, False
         draft = drafts.named(f"name-{digest(record.name)[:16]}", msgspec.json.encode(record))
         target = self._folder + digest(record.name)
         try:
@@ -100,6 +109,9 @@ class Slots:
         self._folder = root + "/slots/"
         self._durable = durable
         self._held: set[FileSlot] = set()
+        self._idle: dict[str, float] = {}
+        """Files that this process has left, with the time; the oldest first. Any thread changes it, each time in one
+        step."""
 
     def take(self, name: str, limit: int) -> FileSlot | None:
         stem = self._folder + digest(name)
@@ -107,6 +119,7 @@ class Slots:
             slot = self._take(f"{stem}.{number}")
             if slot is not None:
                 self._held.add(slot)
+                self._idle.pop(slot.path, None)
                 return slot
         return None
 
@@ -134,18 +147,40 @@ class Slots:
     def release(self, slot: FileSlot) -> None:
         if slot in self._held:
             self._held.discard(slot)
-            try:
-                disk.unlink_if_any(slot.path)
-            except OSError as error:
-                log.warning("the file of a free slot stays behind, and is used again: %s", error)
-            finally:
-                disk.close(slot.fd)
+            disk.close(slot.fd)
+            self._idle[slot.path] = SYSTEM.monotonic()
+            if len(self._idle) > MAX_IDLE:
+                self._remove(next(iter(list(self._idle)), slot.path))
+
+    def tidy(self, after: float = IDLE) -> None:
+        """Remove the files of slots that have been free for so many seconds."""
+        until = SYSTEM.monotonic() - after
+        for path, since in list(self._idle.items()):
+            if since > until:
+                break
+            self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        """Remove the file of a slot that was left, unless somebody has the slot again. Who tries to take it in this
+        very instant is told that it is held: so it was, a moment ago."""
+        self._idle.pop(path, None)
+        try:
+            slot = self._take(path)
+            if slot is not None:
+                try:
+                    disk.unlink_if_any(path)
+                finally:
+                    disk.close(slot.fd)
+        except OSError as error:
+            log.warning("the file of a free slot stays behind, and is used again: %s", error)
 
     def close(self) -> None:
         for slot in list(self._held):
             self.release(slot)
+        self.tidy(0.0)
 
     def abandon(self) -> None:
         for slot in self._held:
             disk.close(slot.fd)
         self._held.clear()
+        self._idle.clear()

@@ -197,6 +197,18 @@ def move_notes(source: QueuePaths, target: QueuePaths, id: str) -> None:
             continue  # it has none
 
 
+def notes_files(id: str, notes: Iterable[Note]) -> dict[str, bytes]:
+    """All notes of an event as its files have them: the newest in the one, those before in the other."""
+    lines = [one_line(msgspec.json.encode(note)) + b"\n" for note in notes]
+    newest: list[bytes] = []
+    size = 0
+    while lines and (not newest or size + len(lines[-1]) <= MAX_NOTES_BYTES // 2):
+        size += len(lines[-1])
+        newest.append(lines.pop())
+    files = {id + OLDER: b"".join(lines), id: b"".join(reversed(newest))}
+    return {name: data for name, data in files.items() if data}
+
+
 def remove_notes(paths: QueuePaths, id: str) -> None:
     """Remove an event's notes, if it has any."""
     for name in (id, id + OLDER):

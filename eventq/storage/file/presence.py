@@ -25,6 +25,7 @@ INNER = ("claims", "drafts", "requests")
 MAX_INFO_BYTES = 4 << 20
 """More than `MAX_INTRODUCTION`, written as JSON, in most cases; what exceeds it is not shown."""
 JOIN_TRIES = 50
+CLOSED = "this store was closed; open it again with eventq.App(...)"
 
 
 class Info(msgspec.Struct, frozen=True, omit_defaults=True):

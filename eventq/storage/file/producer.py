@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 from eventq.clock import Clock
-from eventq.errors import OutcomeUnknown, PayloadError, StorageError
+from eventq.errors import OutcomeUnknown, PayloadError, StorageClosed, StorageError
 from eventq.ids import Stamps, event_id
 from eventq.model import PutOptions, Settings
 from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, MAX_PUT_EVENTS
+from eventq.storage.bounds import Bounds
 from eventq.storage.file import disk, line
-from eventq.storage.file.bounds import Bounds
 from eventq.storage.file.drafts import Draft, Drafts
 from eventq.storage.file.layout import QueuePaths
+from eventq.storage.file.presence import CLOSED
 from eventq.storage.file.wake import wake
 
 MAX_APPENDS = 64
@@ -92,9 +92,10 @@ class Producer:
         self._settings = settings
         self._bounds = bounds
         self._published = published
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close the store in the middle of a put
         self._newest: Newest | None = None
         self._burst = False
+        self._closed = False
         self._options: PutOptions | None = None
         self._prefix = b""
         self._limit: tuple[str, float, int, int | None] = ("", 0.0, 0, None)
@@ -116,7 +117,7 @@ class Producer:
         if len(payload) > limit:
             raise _too_large(paths, payload, limit)
         if maxsize is not None and bounded:
-            with self._bounds.admit(paths, maxsize, 1):
+            with self._bounds.admit(paths.name, maxsize, 1):
                 return self._put_one(paths, payload, options, False)
         with self._lock:
             if options is not self._options:
@@ -159,7 +160,7 @@ class Producer:
             raise _too_large(paths, largest, limit)
         if (size := sum(map(len, payloads))) > MAX_PUT_BYTES:
             raise PayloadError(f"{size} bytes in one put; at most {MAX_PUT_BYTES}: put them in several")
-        with nullcontext() if maxsize is None else self._bounds.admit(paths, maxsize, len(payloads)), self._lock:
+        with self._bounds.admit(paths.name, maxsize, len(payloads)), self._lock:
             if options is not self._options:
                 self._options, self._prefix = options, line.event_options(options)
             stem = self._new_file(paths, payloads, options, False)
@@ -203,6 +204,8 @@ class Producer:
             disk.unlock(newest.fd)
 
     def _new_file(self, paths: QueuePaths, payloads: Sequence[bytes], options: PutOptions, stay_open: bool) -> str:
+        if self._closed:
+            raise StorageClosed(CLOSED)
         stem = self._stamps.next()
         data = line.event_lines(stem, payloads, options.codec, self._prefix)
         # The last file of a durable store got a second event: overwriting inside this one's padding will then need
@@ -250,6 +253,13 @@ class Producer:
             return fd
         finally:
             self._lock.release()
+
+    def close(self) -> None:
+        """Let a put that is under way come to its end, and refuse those that come later: their drafts would be made in
+        a room that is about to go."""
+        with self._lock:
+            self._closed = True
+            self._newest = None
 
     def abandon(self) -> None:
         """Forget the newest file; its descriptor closes with the last thread that syncs it."""

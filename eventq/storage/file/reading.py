@@ -7,7 +7,7 @@ back: it searches again before it says that an event is not there.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -29,6 +29,10 @@ from eventq.storage.file.layout import (
 )
 from eventq.storage.file.line import Folded
 
+SEARCHES = 2
+"""An event is taken for missing only if so many searches in a row miss it."""
+LIKELY = 4
+"""Queues that are searched first."""
 MOST_SEARCHES = 10
 """Searches for an event that moves while it is searched for."""
 
@@ -57,6 +61,8 @@ class Reader:
     def __init__(self, root: str, clock: Clock) -> None:
         self._root = root
         self._clock = clock
+        self._found_in: tuple[str, ...] = ()
+        """The queues in which events were found last: most who ask, ask for events of a few queues again and again."""
 
     # ------------------------------------------------------------------ files
 
@@ -131,7 +137,18 @@ class Reader:
 
     def locate(self, queues: Iterable[QueuePaths], id: str) -> tuple[Found, Record] | None:
         """Where an event is, and what it is."""
-        known = list(queues)
+        likely = self._found_in
+        known = sorted(queues, key=lambda paths: paths.name not in likely)
+        for paths in known[: len(likely)]:
+            if (found := self._completed(paths, id) or self._locate(paths, id)) is not None:
+                break
+        else:
+            found = self._search(known, id)
+        if found is not None and found[0].queue not in likely:
+            self._found_in = (found[0].queue, *likely)[:LIKELY]
+        return found
+
+    def _search(self, known: list[QueuePaths], id: str) -> tuple[Found, Record] | None:
         for paths in known:  # most who ask wait for a result, which is final: two names, and no listing
             if (ended := self._completed(paths, id)) is not None:
                 return ended
@@ -203,6 +220,8 @@ class Reader:
         needle = b'"born":"%b"' % id.encode()
         moves = False
         for found in self.open_files(paths):
+            if found.name[:16] != id[:16]:
+                continue  # wherever an event goes, its file has a name of the same time
             try:
                 data = disk.read_file(found.path, MAX_FILE_BYTES)
             except OSError:
@@ -224,16 +243,53 @@ class Reader:
         return self._record_of(found, line.fold(line.lines_of(data, id), stem_of(id)), id)
 
     def _record_of(self, found: Found, folded: Folded, id: str) -> Record | None:
-        """One event of a file. One that is moved stands where it was until its new file has its name: that is owed."""
+        """One event of a file."""
+        for record in records_of(found, folded, self._owed(found, folded)):
+            if record.id == id:
+                return record
+        return None
+
+    def _owed(self, found: Found, folded: Folded) -> set[int]:
+        """What moved out of a file, and stands where it was until its new file has its name: that is owed."""
         owed: set[int] = set()
         if found.worker is not None:
             for move in folded.moves:
                 if disk.exists(f"{self._root}/workers/{found.worker}/drafts/{move.to.rpartition('/')[2]}"):
                     owed.update(move.of)
-        for record in records_of(found, folded, owed):
-            if record.id == id:
-                return record
-        return None
+        return owed
+
+    # ------------------------------------------------------------------ many events
+
+    def here(self, queues: Sequence[QueuePaths], ids: Iterable[str]) -> set[str]:
+        """Which of these events are in the store, in whatever state. Lists all that is open, and reads only files of
+        their times. Raises OSError for one that cannot be read: it might be there that an event is."""
+        wanted = set(ids)
+        found: set[str] = set()
+        for _ in range(SEARCHES):  # what is missed once may have moved behind the search
+            times = {id[:16] for id in wanted - found}
+            for paths in queues:
+                for file in self._of_times(paths, times) if times else ():
+                    try:
+                        folded = line.fold(disk.read_file(file.path, MAX_FILE_BYTES), stem_of(file.name))
+                    except OSError as error:
+                        if isinstance(error, FileNotFoundError) or disk.is_wrong_kind(error):
+                            continue
+                        raise
+                    found.update(record.id for record in records_of(file, folded, self._owed(file, folded)))
+        return wanted & found
+
+    def _of_times(self, paths: QueuePaths, times: Collection[str]) -> Iterator[Found]:
+        """The files of a queue whose names have one of these times: 16 digits each."""
+        for found in self.open_files(paths):
+            if found.name[:16] in times:
+                yield found
+        buckets = sorted({bucket_of(time) for time in times})
+        folders = {paths.final(state): state for state in FINAL_STATES}
+        for folder, state in (folders | dict.fromkeys(kept_folders(paths), State.COMPLETED)).items():
+            for bucket in buckets:
+                for name in disk.list_if_any(folder + bucket):
+                    if name[:16] in times and EVENT_FILE.match(name):
+                        yield Found(f"{folder}{bucket}/{name}", name, paths.name, 0, state)
 
     def claims_of(self, worker: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Ids of the events that a worker has started, and the queues of its claimed files."""
@@ -249,6 +305,26 @@ class Reader:
             ids += [record.id for record in records if record.state is State.CLAIMED]
             queues.update(record.queue for record in records)
         return tuple(sorted(ids)), tuple(sorted(queues))
+
+    def has_ready(self, paths: QueuePaths, now: float) -> bool:
+        """Whether there is a file to claim."""
+        if any(True for _ in self._ready(paths)):
+            return True
+        return any(found.due is not None and found.due <= now for found in self._delayed(paths))
+
+    def has_claims(self, paths: QueuePaths, own: str, held: Collection[str]) -> bool:
+        """Whether a worker has claimed events of a queue that are open. In the folder `own` only those files count that
+        are `held`: the others are finished, and kept as drafts."""
+        for worker in disk.list_if_any(self._root + "/workers"):
+            claims = f"{self._root}/workers/{worker}/claims/"
+            for name in disk.list_if_any(claims):
+                match = CLAIM_FILE.match(name)
+                if match is None or match[1] != paths.encoded or (claims == own and claims + name not in held):
+                    continue
+                folded = self.fold(Found(claims + name, match[3], paths.name, int(match[2]), State.CLAIMED))
+                if folded is not None and folded.open_indexes():
+                    return True
+        return False
 
     # ------------------------------------------------------------------ pages
 
@@ -286,12 +362,16 @@ class Reader:
             yield seen[id]
 
     def _candidates(self, paths: QueuePaths, state: State, cursor: str) -> Iterator[Found]:
+        """The files that may hold events of a state. What has ended in company is in a room, or came back from one."""
         if state is State.DELAYED:
             return iter(sorted(self._delayed(paths), key=_by_name))
+        if state is State.CLAIMED:
+            return iter(sorted(self._claimed(paths), key=_by_name))
         open_files = sorted(self.open_files(paths), key=_by_name)
-        if state in (State.READY, State.CLAIMED):
+        if state is State.READY:
             return iter(open_files)
-        return heapq.merge(self.final_files(paths, state, cursor), open_files, key=_by_name)
+        used = [found for found in open_files if found.worker is not None or found.name.endswith("+")]
+        return heapq.merge(self.final_files(paths, state, cursor), used, key=_by_name)
 
     # ------------------------------------------------------------------ counts
 

@@ -13,11 +13,12 @@ from eventq.storage.file.wake import wake
 
 def settle(holder: Holder, feed: Feed, entry: Entry, outcome: Outcome) -> None:
     """End a claim with an outcome. The caller has the claims lock, and checked that the claim is held."""
-    held, now = entry.held, holder.clock.now()
-    record = RecordLine(f"{held.stem}.{entry.index:05x}", "released", now, holder.room.worker)
     if isinstance(outcome, Completed):
         _complete(holder, feed, entry, outcome)
-    elif isinstance(outcome, Rejected):
+        return
+    stem, index = entry.held.stem, entry.index
+    record = RecordLine(f"{stem}.{index:05x}", "released", holder.clock.now(), holder.room.worker)
+    if isinstance(outcome, Rejected):
         record.step, record.outcome, record.error = "settled", State.DEAD.value, line.clip(outcome.failure)
         holder.bury(entry, State.DEAD, record)
     elif isinstance(outcome, Dropped):
@@ -59,5 +60,8 @@ def _complete(holder: Holder, feed: Feed, entry: Entry, outcome: Completed) -> N
 def _put_back(holder: Holder, feed: Feed, entry: Entry, record: RecordLine, delay: float) -> None:
     due = holder.clock.now() + delay if delay > 0 else None
     holder.put_back(entry, line.record_line(record), due)
-    feed.forget_listing()
+    if due is None:
+        feed.forget_listing()
+    else:
+        feed.expect(due)
     wake(entry.held.paths.wake)

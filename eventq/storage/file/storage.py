@@ -15,12 +15,13 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from eventq.clock import SYSTEM, Clock
-from eventq.errors import ClaimLost, ConfigError, EventqError, PayloadError, StorageClosed, StorageError
-from eventq.ids import is_event_id
+from eventq.errors import ClaimLost, ConfigError, EventqError, StorageClosed, StorageError
+from eventq.ids import is_event_id, of_same_put
 from eventq.model import (
     Cancel,
     Claimed,
     Completed,
+    Copy,
     Edit,
     Filter,
     Move,
@@ -36,30 +37,30 @@ from eventq.model import (
     Worker,
 )
 from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, Storage, displaced_by, introduction
-from eventq.storage.file import disk, line
-from eventq.storage.file.drafts import make_ballast
+from eventq.storage.checks import check_key_of_several, check_sizes
+from eventq.storage.file import disk
+from eventq.storage.file.ballast import Ballast
 from eventq.storage.file.edits import make_queue
 from eventq.storage.file.feed import Feed
 from eventq.storage.file.format import open_format
 from eventq.storage.file.held import STARTED, Entry
-from eventq.storage.file.layout import QueuePaths, decode_queue
+from eventq.storage.file.layout import QueuePaths, decode_queue, digest
 from eventq.storage.file.leases import Leases
 from eventq.storage.file.membership import Membership
 from eventq.storage.file.names import FileSlot, Names, Slots
 from eventq.storage.file.notes import Notes
 from eventq.storage.file.places import Places
-from eventq.storage.file.presence import Introduction, join, read_info
+from eventq.storage.file.presence import CLOSED, Introduction, join, read_info
 from eventq.storage.file.reading import Reader
 from eventq.storage.file.recovery import bury_dead, sweep_dropped
+from eventq.storage.file.restoring import Restorer
 from eventq.storage.file.retention import Pruner
 from eventq.storage.file.settings import SettingsFile
 from eventq.storage.file.settle import settle
 from eventq.storage.file.wake import QueueWatch, ResultWatch, wake
+from eventq.storage.restored import check_copies
 
 log: logging.Logger = logging.getLogger("eventq.storage")
-
-BALLAST_INTERVAL = 60.0
-CLOSED = "this store was closed; open it again with eventq.App(...)"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -122,12 +123,15 @@ class FileStorage(Storage):
         self._pruners: dict[str, Pruner] = {}
         self._prune_turn = 0
         self._next_look = 0.0
-        self._next_ballast = 0.0
+        self._ballast = Ballast(self.root, self.clock)
 
     def failed(self, doing: str, error: OSError) -> Exception:
-        """The system's error as ours; our own stay as they are."""
+        """The system's error as ours; our own stay as they are. Who works without the claims lock may find the room
+        gone: another thread has closed the store meanwhile."""
         if isinstance(error, EventqError):
             return error
+        if self._closed:
+            return StorageClosed(CLOSED)
         return StorageError(f"the store at {self.root} failed to {doing}: {error}")
 
     # ------------------------------------------------------------------ membership
@@ -140,21 +144,15 @@ class FileStorage(Storage):
     def _joined(self) -> Membership:
         member = self._member
         if member is None:
-            if self._closed:
-                raise StorageClosed(CLOSED)
             with self._joining:
+                if self._closed:  # asked within: nobody would leave a room that is made after the close
+                    raise StorageClosed(CLOSED)
                 if self._member is None:
-                    room = join(self.root + "/workers/", self.durable, self.clock.now(), self._make_space, self._said)
+                    space = self._ballast.give_up
+                    room = join(self.root + "/workers/", self.durable, self.clock.now(), space, self._said)
                     self._member = Membership(self, room)
                 member = self._member
         return member
-
-    def _make_space(self) -> bool:
-        """For joining on a full disk: recycled files first, then the ballast, which others make again later."""
-        found = False
-        for name in disk.list_if_any(self.root + "/free"):
-            found |= disk.unlink_if_any(f"{self.root}/free/{name}")
-        return found or disk.unlink_if_any(self.root + "/ballast")
 
     def queue_paths(self, queue: str) -> QueuePaths:
         """Where a queue is; makes it if it is missing."""
@@ -166,15 +164,13 @@ class FileStorage(Storage):
         return paths
 
     def _known_paths(self, queue: str) -> QueuePaths:
-        paths = self._paths.get(queue)
-        if paths is None:
+        if (paths := self._paths.get(queue)) is None:
             paths = self._paths[queue] = QueuePaths(self.root, queue)
         return paths
 
     def _feed(self, queue: str) -> Feed:
         feeds = self._joined().feeds
-        feed = feeds.get(queue)
-        if feed is None:
+        if (feed := feeds.get(queue)) is None:
             paths = self.queue_paths(queue)
             member = self._joined()
             feed = feeds[queue] = Feed(member.holder, paths, SettingsFile(paths), member.producer.surrender)
@@ -183,8 +179,7 @@ class FileStorage(Storage):
     def published(self, queue: str, priority: int, name: str) -> None:
         """A file was put: a claimer in this process need not list the folder to find it."""
         member = self._member
-        feed = member.feeds.get(queue) if member is not None else None
-        if feed is not None:
+        if member is not None and (feed := member.feeds.get(queue)) is not None:
             feed.hint(priority, name)
 
     def _returned(self, folder: str) -> None:
@@ -205,8 +200,7 @@ class FileStorage(Storage):
 
     def forget(self, entry: Entry) -> None:
         """An unstarted event leaves this worker's hands by an edit."""
-        feed = self._joined().feeds.get(entry.held.paths.name)
-        if feed is not None:
+        if (feed := self._joined().feeds.get(entry.held.paths.name)) is not None:
             feed.forget_entry(entry)
 
     # ------------------------------------------------------------------ events
@@ -214,6 +208,8 @@ class FileStorage(Storage):
     # put, claim and settle are guarded in line: the wrapper would cost each of them a call
 
     def put(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
+        if options.key is not None:
+            return self._put_keyed(queue, payloads, options)
         try:
             paths = self._paths[queue] if queue in self._made else self.queue_paths(queue)
             return (self._member or self._joined()).producer.put(paths, payloads, options)
@@ -222,12 +218,24 @@ class FileStorage(Storage):
 
     @guarded
     def put_key(self, queue: str, payload: bytes, options: PutOptions) -> tuple[str, bool]:
-        paths, member = self.queue_paths(queue), self._joined()
-        settings = self.settings(queue)
-        if len(payload) > min(settings.max_bytes, MAX_PUT_BYTES):
-            raise PayloadError(f"a payload of {len(payload)} bytes; queue {queue!r} takes {settings.max_bytes}")
+        return self._put_key(queue, [payload], options)
+
+    @guarded
+    def _put_keyed(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
+        """Several events with one key."""
+        check_key_of_several(options)
+        return of_same_put(self._put_key(queue, payloads, options)[0], len(payloads)) if payloads else []
+
+    def _put_key(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> tuple[str, bool]:
+        paths, settings = self.queue_paths(queue), self.settings(queue)
+        check_sizes(payloads, min(settings.max_bytes, MAX_PUT_BYTES))
         with self._lock:
-            return member.keyed.put(paths, payload, options, settings.maxsize)
+            return self._joined().keyed.put(paths, payloads, options, settings.maxsize)
+
+    @guarded
+    def restore(self, copies: Sequence[Copy], names: Sequence[Name] = ()) -> int:
+        check_copies(copies)
+        return Restorer(self, self._joined()).restore(copies, names)
 
     def put_copy(self, queue: str, payload: bytes, options: PutOptions) -> str:
         """Put one event, for a replay, which no `maxsize` refuses."""
@@ -289,6 +297,10 @@ class FileStorage(Storage):
         return self._notes.read(lambda: [self._known_paths(queue) for queue in self.queues()], id, after)
 
     @guarded
+    def has_ready(self, queue: str) -> bool:
+        return self.reader.has_ready(self._known_paths(queue), self.clock.now())
+
+    @guarded
     def scan(self, queue: str, state: State, filter: Filter, cursor: str | None = None, limit: int = 100) -> Page:
         return self.reader.scan(self._known_paths(queue), state, filter, cursor, limit)
 
@@ -298,15 +310,17 @@ class FileStorage(Storage):
 
     @guarded
     def queues(self) -> list[str]:
-        names = []
+        return sorted(paths.name for paths in self.all_paths() if disk.exists(paths.root))
+
+    def all_paths(self) -> list[QueuePaths]:
+        """Where every queue is, or might be: by its name, of which nobody says that it is a folder's."""
+        paths = []
         for folder in disk.list_if_any(self.root + "/queues"):
             try:
-                name = decode_queue(folder)
+                paths.append(self._known_paths(decode_queue(folder)))
             except (ValueError, ConfigError):
                 continue  # not a queue's folder
-            if disk.exists(f"{self.root}/queues/{folder}/"):
-                names.append(name)
-        return sorted(names)
+        return paths
 
     # ------------------------------------------------------------------ changing
 
@@ -314,10 +328,10 @@ class FileStorage(Storage):
     def edit(self, queue: str | None, ids: Sequence[str], edit: Edit) -> list[str]:
         if isinstance(edit, Move):
             self.queue_paths(edit.queue)
-        member = self._joined()
         names = self.queues() if queue is None else [queue]
         queues = [self._known_paths(name) for name in names]
         with self._lock:
+            member = self._joined()
             words = [member.editor.edit(queues, id, edit) for id in ids]
             for feed in member.feeds.values():
                 feed.forget_listing()
@@ -336,10 +350,11 @@ class FileStorage(Storage):
 
     @guarded
     def configure(self, queue: str, changes: dict[str, Any]) -> Settings:
-        paths, member = self.queue_paths(queue), self._joined()
-        name = "settings-" + member.stamps.at(int(self.clock.now() * 1e9))
-        settings = SettingsFile(paths).write(changes, member.drafts, name)
+        paths = self.queue_paths(queue)
         with self._lock:
+            member = self._joined()
+            name = "settings-" + member.stamps.at(int(self.clock.now() * 1e9))
+            settings = SettingsFile(paths).write(changes, member.drafts, name)
             for feed in member.feeds.values():
                 feed.forget_listing()
         wake(paths.wake)
@@ -347,17 +362,13 @@ class FileStorage(Storage):
 
     @guarded
     def drop(self, queue: str) -> None:
-        paths, member = self._known_paths(queue), self._joined()
+        paths = self._known_paths(queue)
         with self._lock:
+            member = self._joined()
             if (feed := member.feeds.pop(queue, None)) is not None:
                 feed.give_back()
-            for worker in disk.list_if_any(self.root + "/workers"):
-                for name in disk.list_if_any(f"{self.root}/workers/{worker}/claims"):
-                    found = name.startswith(paths.encoded + "~")
-                    if found and worker == member.room.worker and not self._is_held(name):
-                        continue  # a finished file, kept as a draft
-                    if found and self._has_open(f"{self.root}/workers/{worker}/claims/{name}", name):
-                        raise StorageError(f"queue {queue!r} has claimed events; stop its workers and drop it again")
+            if self.reader.has_claims(paths, member.room.claims, {held.path for held in member.holder.files}):
+                raise StorageError(f"queue {queue!r} has claimed events; stop its workers and drop it again")
             self._made.discard(queue)
             aside = f"{self.root}/queues/.{member.stamps.at(0)}"
             try:
@@ -366,25 +377,15 @@ class FileStorage(Storage):
                 return
             disk.remove_tree(aside)
 
-    def _is_held(self, claim: str) -> bool:
-        return any(held.path.endswith("/" + claim) for held in self._joined().holder.files)
-
-    def _has_open(self, path: str, name: str) -> bool:
-        try:
-            data = disk.read_file(path, MAX_PUT_BYTES * 3)
-        except OSError:
-            return False
-        return bool(line.fold(data, name.rpartition("~")[2][:38]).open_indexes())
-
     # ------------------------------------------------------------------ life
 
     @guarded
     def introduce(self, queues: Sequence[str], tasks: Sequence[str]) -> None:
         for queue in queues:
             self._known_paths(queue)
-        said, member = introduction(queues, tasks), self._joined()
+        said = introduction(queues, tasks)
         with self._lock:
-            member.introduce(said)
+            self._joined().introduce(said)
             self._said = said
 
     @guarded
@@ -439,19 +440,9 @@ class FileStorage(Storage):
             for feed in member.feeds.values():
                 feed.refresh_settings(0.0)
             self._leases.look(member.feeds.values())
-            self._restore_ballast()
+            self._ballast.renew()
+            self._slots.tidy()
             self._prune_one()
-
-    def _restore_ballast(self) -> None:
-        """Make the ballast again that a worker gave up to join on a full disk."""
-        now = self.clock.monotonic()
-        if now < self._next_ballast or disk.exists(self.root + "/ballast"):
-            return
-        self._next_ballast = now + BALLAST_INTERVAL
-        try:
-            make_ballast(self.root + "/ballast")
-        except OSError as error:
-            log.warning("no ballast yet for workers that join on a full disk: %s", error)
 
     def _prune_one(self) -> None:
         """Retention, one queue a look."""
@@ -507,10 +498,16 @@ class FileStorage(Storage):
 
     @guarded
     def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
-        member = self._joined()
+        return self.take_as(Name(name, self.worker, self.clock.now(), msgspec.Raw(data)))
+
+    def take_as(self, record: Name) -> tuple[Name, bool]:
+        """Take a name for whoever the record says."""
         with self._lock:
-            record = Name(name, member.room.worker, self.clock.now(), msgspec.Raw(data))
-            return self._names.take(record, member.drafts)
+            return self._names.take(record, self._joined().drafts)
+
+    @guarded
+    def get_names(self, names: Sequence[str]) -> dict[str, Name]:
+        return {name: held for name in names if (held := self._names.read(digest(name))) is not None}
 
     @guarded
     def names(self, prefix: str = "") -> list[Name]:
@@ -523,16 +520,19 @@ class FileStorage(Storage):
     @guarded
     def take_slot(self, name: str, limit: int = 1) -> FileSlot | None:
         with self._lock:
+            if self._closed:  # meanwhile: nobody would release it
+                raise StorageClosed(CLOSED)
             return self._slots.take(name, limit)
 
     # ------------------------------------------------------------------ the end
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+        with self._joining:  # who joins just now has joined; whoever comes later hears that it is closed
+            if self._closed:
+                return
+            self._closed = True
+            member, self._member = self._member, None
         _stores.discard(self)
-        member, self._member = self._member, None
         if member is not None and member.maintenance is not None:
             member.maintenance.stop()
         with self._lock:
@@ -540,7 +540,7 @@ class FileStorage(Storage):
             if member is None:
                 return
             member.board.close()
-            member.producer.abandon()
+            member.producer.close()
             self._leave(member)
 
     def _leave(self, member: Membership) -> None:

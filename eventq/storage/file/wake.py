@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import threading
 
+from eventq.errors import StorageClosed
 from eventq.ids import ID_LENGTH
 from eventq.storage.file import disk
+from eventq.storage.file.presence import CLOSED
 
 
 def wake(fifo: str, data: bytes = b"\n") -> bool:
@@ -103,15 +105,17 @@ class ResultBoard:
         self._closed = False
 
     def watch(self, id: str) -> ResultWatch:
-        watch = ResultWatch(self, id)
         with self._lock:
-            self._watches.setdefault(id, []).append(watch)
+            if self._closed:
+                raise StorageClosed(CLOSED)
             if self._thread is None:
                 disk.make_fifo(self._fifo)
                 fd = disk.open_fifo(self._fifo)
                 disk.set_blocking(fd)
                 self._thread = threading.Thread(target=self._read, args=(fd,), name="eventq-results", daemon=True)
                 self._thread.start()
+            watch = ResultWatch(self, id)
+            self._watches.setdefault(id, []).append(watch)
         return watch
 
     def forget(self, watch: ResultWatch) -> bool:
@@ -124,6 +128,13 @@ class ResultBoard:
             if not watches:
                 del self._watches[watch.id]
             return True
+
+    def ring(self, id: str) -> None:
+        """Wake who waits for this event."""
+        if id in self._watches:  # only a hint: who has just begun to wait looks for itself
+            with self._lock:
+                for watch in self._watches.get(id, ()):
+                    watch.ring()
 
     def close(self) -> None:
         """Stop the thread."""
@@ -141,11 +152,6 @@ class ResultBoard:
                 *lines, rest = (rest + disk.read(fd, 4096)).split(b"\n")
                 for line in lines:
                     if len(line) == ID_LENGTH:
-                        self._ring(line.decode())
+                        self.ring(line.decode())
         finally:
             disk.close(fd)
-
-    def _ring(self, id: str) -> None:
-        with self._lock:
-            for watch in self._watches.get(id, ()):
-                watch.ring()

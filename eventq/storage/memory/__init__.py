@@ -5,7 +5,6 @@ It is also the reference: property tests hold every other storage against it, so
     storage.py   MemoryStorage: the seam, one worker's view
     store.py     what the workers of a store share; the transitions of an event
     queue.py     the places of one queue, in order; keys and retention
-    wake.py      watches, through a pipe
 """
 
 from eventq.storage.memory.storage import MemoryStorage

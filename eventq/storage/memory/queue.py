@@ -10,14 +10,16 @@ import msgspec
 
 from eventq import ids
 from eventq.errors import QueueFull
-from eventq.model import Attempt, Claimed, Failure, Note, PutOptions, Record, Settings, State
+from eventq.model import Attempt, Claimed, Copy, Failure, Note, PutOptions, Record, Settings, State
+from eventq.storage.checks import NOTE_OVERHEAD, encode_headers
+from eventq.storage.endings import remembered
+from eventq.storage.restored import options_of, place_of, restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from eventq.storage.memory.store import Seat
 
-ATTEMPTS_KEPT = 20
 COUNT_SPARES = 600.0
 """A completed event younger than this (seconds) is never given up for `keep_count`."""
 NOBODY: frozenset[str] = frozenset()
@@ -79,8 +81,8 @@ class StoredEvent:
 
     __slots__ = (
         "attempts", "codec", "crashes", "due", "expires", "failure", "failures", "headers", "hold", "id",
-        "keep", "key", "max_attempts", "max_crashes", "needs", "note_bytes", "notes", "notes_gone", "payload", "place",
-        "priority", "queue", "settled", "since", "skippers", "state", "unique", "value", "value_codec",
+        "keep", "key", "max_attempts", "max_crashes", "needs", "note_bytes", "notes", "payload", "place", "priority",
+        "queue", "settled", "since", "skippers", "state", "unique", "value", "value_codec",
     )  # fmt: skip
 
     def __init__(self, id: str, queue: str, payload: bytes, headers: bytes, options: PutOptions) -> None:
@@ -113,8 +115,21 @@ class StoredEvent:
         self.value_codec: str = "json"
         self.failure: Failure | None = None
         self.notes: list[Note] = []
-        self.notes_gone: int = 0
         self.note_bytes: int = 0
+
+    @classmethod
+    def copied(cls, copy: Copy) -> StoredEvent:
+        """An event that another store had. Its state is still to be said, by `StoredQueue.enter`."""
+        record = restored(copy.record)
+        options = options_of(record)
+        event = cls(record.id, record.queue, record.payload, encode_headers(options), options)
+        event.place = place_of(record)
+        event.failures, event.crashes, event.attempts = record.failures, record.crashes, record.attempts
+        event.settled, event.failure = record.settled or 0.0, record.failure
+        event.value, event.value_codec = record.value, record.value_codec
+        event.notes = list(copy.notes)
+        event.note_bytes = sum(NOTE_OVERHEAD + len(bytes(note.data)) for note in copy.notes)
+        return event
 
     def wait_until(self, due: float) -> None:
         """Not claimable before that instant, and standing there in the order of events."""
@@ -122,7 +137,7 @@ class StoredEvent:
         self.place = int(due * 1e9)
 
     def add_attempt(self, attempt: Attempt) -> None:
-        self.attempts = (*self.attempts, attempt)[-ATTEMPTS_KEPT:]
+        self.attempts = remembered(self.attempts, attempt)
 
     def last_worker(self) -> str | None:
         if self.hold is not None:
@@ -132,7 +147,7 @@ class StoredEvent:
     def record(self) -> Record:
         attempts = self.attempts
         if self.hold is not None:
-            attempts = (*attempts, Attempt(self.hold.seat.worker, self.hold.started))[-ATTEMPTS_KEPT:]
+            attempts = remembered(attempts, Attempt(self.hold.seat.worker, self.hold.started))
         return Record(
             id=self.id, queue=self.queue, state=self.state, payload=self.payload, codec=self.codec,
             headers=msgspec.json.decode(self.headers), priority=self.priority,
@@ -169,7 +184,7 @@ class StoredQueue:
         self.expiring: Line = Line()
         self.delayed: Line = Line()
         self.held: OrderedDict[str, Hold] = OrderedDict()
-        self.finals: dict[State, OrderedDict[str, StoredEvent]] = {}
+        self.finals: dict[State, Line] = {}
         self.kept: Line = Line()
         self.keys: dict[str, str] = {}
         self.key_ends: Line = Line()
@@ -193,7 +208,7 @@ class StoredQueue:
         elif state is State.COMPLETED and event.keep is not None:
             self.kept.add(event.id, event.settled + event.keep)
         else:
-            self.finals.setdefault(state, OrderedDict())[event.id] = event
+            self.finals.setdefault(state, Line()).add(event.id, event.settled)
 
     def leave(self, event: StoredEvent) -> None:
         del self.events[event.id]
@@ -211,7 +226,7 @@ class StoredQueue:
         elif event.state is State.COMPLETED and event.keep is not None:
             self.kept.remove(event.id)
         else:
-            del self.finals[event.state][event.id]
+            self.finals[event.state].remove(event.id)
 
     def first_ready(self, worker: str, now: float, may_start: Callable[[Needs, float], bool]) -> StoredEvent | None:
         """The event that a worker would start next: of those that have what they need."""
@@ -275,11 +290,10 @@ class StoredQueue:
         head = self.kept.first()
         if head is not None and head[0] <= now:
             return self.events[head[1]]
-        for state, events in self.finals.items():
-            if events:
-                oldest = next(iter(events.values()))
-                if self._is_over(state, len(events), now - oldest.settled):
-                    return oldest
+        for state, line in self.finals.items():
+            oldest = line.first()
+            if oldest is not None and self._is_over(state, len(line), now - oldest[0]):
+                return self.events[oldest[1]]
         return None
 
     def _is_over(self, state: State, count: int, age: float) -> bool:
@@ -297,13 +311,13 @@ class StoredQueue:
             self._free(head[1])
         return self.keys.get(key)
 
-    def hold_key(self, event: StoredEvent, now: float) -> None:
-        """Give a new event its key, if it has one and that is free."""
+    def hold_key(self, event: StoredEvent, now: float, since: float | None = None) -> None:
+        """Give a new event its key, if it has one and that is free; one that is held for a time, from `since` on."""
         if event.key is None or self.key_holder(event.key, now) is not None:
             return
         self.keys[event.key] = event.id
         if not isinstance(event.unique, str):
-            self.key_ends.add(event.key, now + event.unique)
+            self.key_ends.add(event.key, (now if since is None else since) + event.unique)
 
     def hold_key_again(self, event: StoredEvent, now: float) -> None:
         """The event is open again, or came from another queue: so is its key, if nobody has it by now. Not that of a

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import heapq
 import os
 import threading
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -13,9 +13,10 @@ import msgspec
 from eventq import ids
 from eventq.clock import SYSTEM, Clock
 from eventq.config import changed
-from eventq.errors import ClaimLost, ConfigError, PayloadError, StorageClosed, StorageError
+from eventq.errors import ClaimLost, StorageClosed, StorageError
 from eventq.model import (
     Claimed,
+    Copy,
     Edit,
     Filter,
     Move,
@@ -30,27 +31,31 @@ from eventq.model import (
     Stats,
     Worker,
 )
-from eventq.retry import SUSPECT_CRASHES
+from eventq.retry import is_suspect
 from eventq.storage.base import (
     LOOK_INTERVAL,
-    MAX_NOTE_BYTES,
-    MAX_PUT_BYTES,
-    MAX_PUT_EVENTS,
     Slot,
     Storage,
     Watch,
     introduction,
 )
+from eventq.storage.checks import (
+    MAX_NOTES_BYTES,
+    NOTE_OVERHEAD,
+    check_key,
+    check_key_of_several,
+    check_name,
+    check_note,
+    check_sizes,
+    encode_headers,
+)
 from eventq.storage.memory.queue import Hold, StoredEvent, StoredQueue
 from eventq.storage.memory.store import MemorySlot, Seat, Store
+from eventq.storage.restored import check_copies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_NAME = 100
-MAX_NOTES_BYTES = 1 << 20
-NOTE_OVERHEAD = 64
-PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 _named: dict[str, Store] = {}
 _named_lock = threading.Lock()
@@ -130,25 +135,26 @@ class MemoryStorage(Storage):
 
     def put(self, queue: str, payloads: Sequence[bytes], options: PutOptions) -> list[str]:
         if options.key is not None:
-            raise ValueError("put() takes no key; use put_key() with a single payload")
+            check_key_of_several(options)
         check_name(queue)
         headers = encode_headers(options)
         with self._gate:
             check_sizes(payloads, self._settings(queue).max_bytes)
             if not payloads:
                 return []
+            if options.key is not None:
+                holder = self._store.queue(queue).key_holder(options.key, self._clock.now())
+                if holder is not None:
+                    return ids.of_same_put(holder, len(payloads))
             return self._add(queue, payloads, headers, options)
 
     def put_key(self, queue: str, payload: bytes, options: PutOptions) -> tuple[str, bool]:
-        if options.key is None:
-            raise ValueError("put_key() needs a key; use put() without one")
-        if isinstance(options.unique, str) and options.unique not in ("waiting", "open"):
-            raise ConfigError(f"unique={options.unique!r} cannot be; write 'waiting', 'open' or seconds")
+        key = check_key(options)
         check_name(queue)
         headers = encode_headers(options)
         with self._gate:
             check_sizes([payload], self._settings(queue).max_bytes)
-            holder = self._store.queue(queue).key_holder(options.key, self._clock.now())
+            holder = self._store.queue(queue).key_holder(key, self._clock.now())
             if options.debounce is not None:
                 return self._debounce(queue, holder, bytes(payload), headers, options)
             if holder is not None:
@@ -181,6 +187,14 @@ class MemoryStorage(Storage):
         self._store.ring("queue", queue)
         return added
 
+    def restore(self, copies: Sequence[Copy], names: Sequence[Name] = ()) -> int:
+        check_copies(copies)
+        with self._gate:
+            for name in names:
+                self._store.names.setdefault(name.name, name)
+            now = self._clock.now()
+            return sum(self._store.restore(copy, now) for copy in copies)
+
     def claim(self, queue: str, limit: int = 1) -> list[Claimed]:
         check_name(queue)
         with self._gate:
@@ -199,7 +213,7 @@ class MemoryStorage(Storage):
                     break
                 if self._store.must_not_start(event, now):
                     continue
-                suspect = event.crashes >= SUSPECT_CRASHES
+                suspect = is_suspect(event.crashes, event.max_crashes)
                 if suspect and self._seat.holds:
                     self._suspect = event
                     break
@@ -211,8 +225,10 @@ class MemoryStorage(Storage):
     def _must_be_alone(self) -> bool:
         """Whether a suspect runs here, or was met and waits for the rest to end (else it might for ever)."""
         holds = self._seat.holds
-        if len(holds) == 1 and next(iter(holds.values())).event.crashes >= SUSPECT_CRASHES:
-            return True
+        if len(holds) == 1:
+            event = next(iter(holds.values())).event
+            if is_suspect(event.crashes, event.max_crashes):
+                return True
         if self._suspect is not None and (not holds or self._suspect.state is not State.READY):
             self._suspect = None
         return self._suspect is not None
@@ -229,17 +245,15 @@ class MemoryStorage(Storage):
             return
 
     def note(self, claimed: Claimed, kind: str, data: bytes) -> None:
-        if len(data) > MAX_NOTE_BYTES:
-            raise PayloadError(f"a note of {len(data)} bytes; at most {MAX_NOTE_BYTES}: note less, or note it in parts")
+        check_note(data)
         with self._gate:
             hold = self._held(claimed)
             event = hold.event
-            number = event.notes_gone + len(event.notes) + 1
+            number = event.notes[-1].number + 1 if event.notes else 1
             event.notes.append(Note(self._clock.now(), kind, msgspec.Raw(bytes(data)), number))
             event.note_bytes += NOTE_OVERHEAD + len(data)
             while event.note_bytes > MAX_NOTES_BYTES:  # the oldest go
                 event.note_bytes -= NOTE_OVERHEAD + len(bytes(event.notes.pop(0).data))
-                event.notes_gone += 1
             hold.progress = self._clock.monotonic()
             self._store.queue_of(event).held.move_to_end(event.id)
             self._store.ring("event", event.id, everybody=True)
@@ -260,7 +274,9 @@ class MemoryStorage(Storage):
     def notes(self, id: str, after: int = 0) -> list[Note]:
         with self._gate:
             event = self._find(id)
-            return [] if event is None else event.notes[max(0, after - event.notes_gone) :]
+            if event is None:
+                return []
+            return event.notes[bisect_right(event.notes, after, key=lambda note: note.number) :]
 
     def _find(self, id: str) -> StoredEvent | None:
         event = self._store.events.get(id)
@@ -426,6 +442,10 @@ class MemoryStorage(Storage):
             self._store.names[name] = taken
             return taken, True
 
+    def get_names(self, names: Sequence[str]) -> dict[str, Name]:
+        with self._gate:
+            return {name: held for name in names if (held := self._store.names.get(name)) is not None}
+
     def names(self, prefix: str = "") -> list[Name]:
         with self._gate:
             return [held for name, held in sorted(self._store.names.items()) if name.startswith(prefix)]
@@ -441,43 +461,3 @@ class MemoryStorage(Storage):
             if len(self._store.slots.get(name, ())) >= limit:
                 return None
             return MemorySlot(self._store, self._seat, name)
-
-
-@functools.lru_cache(1024)
-def check_name(queue: str) -> None:
-    """Refuse what cannot be a queue name on files either, so that a program may change to them.
-
-    A file storage encodes names, and this counts likewise: 1 byte for lower-case letters, digits and `-`,
-    2 for `_`, 3 for each other byte.
-    """
-    if not isinstance(queue, str) or not queue:
-        raise ConfigError(f"a queue name is a non-empty text, not {queue!r}")
-    try:
-        queue.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"the queue name {queue!r} is not valid Unicode text") from error
-    length = sum(1 if char in PLAIN else 2 if char == "_" else 3 * len(char.encode()) for char in queue)
-    if length > MAX_NAME:
-        raise ConfigError(f"the queue name {queue[:40]!r}... takes {length} bytes; at most {MAX_NAME}")
-
-
-def check_sizes(payloads: Sequence[bytes], max_bytes: int) -> None:
-    """PayloadError if one put may not be so large; it names the limit."""
-    if len(payloads) > MAX_PUT_EVENTS:
-        raise PayloadError(f"{len(payloads)} events in one put; at most {MAX_PUT_EVENTS}")
-    for payload in payloads:
-        if len(payload) > max_bytes:
-            raise PayloadError(f"a payload of {len(payload)} bytes; this queue takes max_bytes={max_bytes}")
-    total = sum(len(payload) for payload in payloads)
-    if len(payloads) > 1 and total > MAX_PUT_BYTES:
-        raise PayloadError(f"{total} bytes in one put; at most {MAX_PUT_BYTES}")
-
-
-def encode_headers(options: PutOptions) -> bytes:
-    """Headers as JSON: what is read back shares nothing with the caller's, and looks as on disk."""
-    if not options.headers:
-        return b"{}"
-    try:
-        return msgspec.json.encode(options.headers)
-    except (TypeError, ValueError) as error:
-        raise PayloadError(f"headers must be JSON: {error}") from error

@@ -19,6 +19,7 @@ from eventq.model import (
     Cancel,
     Claimed,
     Completed,
+    Copy,
     Delete,
     Dropped,
     Edit,
@@ -35,8 +36,9 @@ from eventq.model import (
     State,
 )
 from eventq.storage.base import debounced, displaced_by
+from eventq.storage.bells import Bells, PipeWatch
 from eventq.storage.memory.queue import Hold, Needs, StoredEvent, StoredQueue
-from eventq.storage.memory.wake import Bell, PipeWatch
+from eventq.storage.restored import holds_key, restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,7 +123,7 @@ class Store:
         """Which places of the limits that events name are held."""
         self.rates: OrderedDict[str, Starts] = OrderedDict()
         """What was started of each name of a rate, the name of the last start last."""
-        self.bells: dict[tuple[str, str], Bell] = {}
+        self.bells: Bells = Bells(self.lock)
 
     def queue(self, name: str) -> StoredQueue:
         """A queue, made on first use."""
@@ -180,6 +182,20 @@ class Store:
         self.add(queue, id, payload, headers, options, now).since = since
         if earlier is not None:
             self.drop(earlier, now, Dropped(State.CANCELLED, displaced_by(id)))
+
+    def restore(self, copy: Copy, now: float) -> bool:
+        """An event that another store had, as it was there; False if there is one of its id."""
+        record = copy.record
+        if record.id in self.events:
+            return False
+        queue = self.queue(record.queue)
+        event = self.events[record.id] = StoredEvent.copied(copy)
+        queue.enter(event, restored(record).state)
+        if holds_key(record, now):
+            queue.hold_key(event, now, ids.created_of(record.id))
+        if event.state is State.READY:
+            self.ring("queue", queue.name)
+        return True
 
     def start(self, event: StoredEvent, seat: Seat, clock: Clock) -> Claimed:
         queue = self.queue_of(event)
@@ -417,22 +433,10 @@ class Store:
                 self.crash(hold, now)
 
     def ring(self, kind: str, name: str, everybody: bool = False) -> None:
-        bell = self.bells.get((kind, name))
-        if bell is not None:
-            bell.ring(everybody)
+        self.bells.ring(kind, name, everybody)
 
     def watch(self, seat: Seat, kind: str, name: str) -> PipeWatch:
-        """A watch for `"queue"` or `"event"`; the pipe is closed with its last watch."""
-        if (kind, name) not in self.bells:
-            self.bells[kind, name] = Bell()
-        bell = self.bells[kind, name]
-
-        def closed(watch: PipeWatch) -> None:
-            seat.watches.discard(watch)
-            if not bell.watches:
-                del self.bells[kind, name]
-                bell.close()
-
-        watch = PipeWatch(bell, self.lock, closed)
+        """A watch for `"queue"` or `"event"`."""
+        watch = self.bells.watch(kind, name, seat.watches.discard)
         seat.watches.add(watch)
         return watch

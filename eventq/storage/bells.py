@@ -1,6 +1,7 @@
-"""Waking who waits: a byte in a pipe is one wake for one waiter.
+"""Waking who waits in this process: a byte in a pipe is one wake for one waiter.
 
-The caller of `Bell` holds the store's lock.
+A storage in memory rings them itself; one behind a server has a thread that listens and rings. The caller of `Bell`
+and of `Bells` holds the lock that the bells were made with.
 """
 
 from __future__ import annotations
@@ -75,3 +76,39 @@ class PipeWatch:
             self._fd = -1
             self._bell.watches -= 1
             on_close(self)
+
+
+class Bells:
+    """The bells of a process, by what they announce: a kind (`"queue"`, `"event"`) and a name."""
+
+    def __init__(self, lock: RLock) -> None:
+        self._lock = lock
+        self._bells: dict[tuple[str, str], Bell] = {}
+
+    def __contains__(self, what: tuple[str, str]) -> bool:
+        """Whether anybody here waits for it."""
+        return what in self._bells
+
+    def names(self, kind: str) -> list[str]:
+        """Of which queues, or events, somebody here waits for news."""
+        return [name for found, name in self._bells if found == kind]
+
+    def ring(self, kind: str, name: str, everybody: bool = False) -> None:
+        """Wake one who waits for this, or all; nothing if there is none."""
+        bell = self._bells.get((kind, name))
+        if bell is not None:
+            bell.ring(everybody)
+
+    def watch(self, kind: str, name: str, on_close: Callable[[PipeWatch], None]) -> PipeWatch:
+        """A new watch; the pipe is closed with its last watch. `on_close` is called with the lock held."""
+        bell = self._bells.get((kind, name))
+        if bell is None:
+            bell = self._bells[kind, name] = Bell()
+
+        def closed(watch: PipeWatch) -> None:
+            if not bell.watches:
+                del self._bells[kind, name]
+                bell.close()
+            on_close(watch)
+
+        return PipeWatch(bell, self._lock, closed)

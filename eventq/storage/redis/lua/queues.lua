@@ -1,0 +1,2 @@
+-- The names of all queues.
+return redis.call('SMEMBERS', KEYS[1] .. 'queues')

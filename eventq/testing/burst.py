@@ -16,11 +16,13 @@ import msgspec
 from eventq.capture import Capturing
 from eventq.clock import SYSTEM
 from eventq.middleware import HOOKS, Hooks
-from eventq.model import Completed, Dropped, Rejected, Retried, State
-from eventq.run import TIMED_OUT, Run, begin
+from eventq.model import Completed, Dropped, Rejected, Released, Retried, Skipped, State
+from eventq.notifications.record import notify_end
+from eventq.run import TIMED_OUT, Run, asked_in, asked_of, begin
 from eventq.testing.calls import records
 from eventq.testing.clock import FakeClock
 from eventq.worker.loop import Loop
+from eventq.worker.switches import Switches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -61,18 +63,18 @@ def run_until_empty(app: App, queues: Iterable[str] | None = None, *, limit: int
     Raises RuntimeError after `limit` runs: then, probably, something enqueues itself for ever.
     """
     ran: list[Ran] = []
-    names = list(app.worker(queues).queues)
+    names, off = list(app.worker(queues).queues), Off(app)
     with _watched(app) as hooks:
         waited = 0.0
         while True:
-            for each in _due_now(app, names, hooks):
+            for each in _due_now(app, names, hooks, off):
                 waited = 0.0
                 ran.append(each)
                 if len(ran) >= limit:
                     raise RuntimeError(
                         f"{limit} runs, and maybe more to do; the last was of {each.task}. Say limit= if that is meant"
                     )
-            moved = _advance(app, names, waited)
+            moved = _advance(app, names, waited, off)
             if not moved:
                 return ran
             waited += moved
@@ -89,9 +91,10 @@ def inline(app: App, *, raises: bool = True) -> Iterator[list[Ran]]:
     Also what others have put into the queue of the call runs then, as far as it is due. For one thread.
     """
     ran: list[Ran] = []
+    off = Off(app)
 
     def run(queue: str) -> None:
-        for each in _due_now(app, [queue], hooks):
+        for each in _due_now(app, [queue], hooks, off):
             ran.append(each)
             if raises and each.error is not None:
                 raise each.error
@@ -143,29 +146,47 @@ def _watched(app: App, run: Callable[[str], None] | None = None) -> Iterator[Wat
 # ---------------------------------------------------------------- one run after the other
 
 
-def _due_now(app: App, queues: list[str], hooks: WatchingHooks) -> Iterator[Ran]:
+class Off(Switches):
+    """The tasks that are switched off, and the events that wait for that: nothing moves the clock for them."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(app)
+        self.held: set[str] = set()
+        """The ids of the events."""
+
+
+def _due_now(app: App, queues: list[str], hooks: WatchingHooks, off: Off) -> Iterator[Ran]:
     """Run what is due, as long as there is something."""
     storage = app.store.storage
     while True:
         storage.recover()
+        off.look()
         for queue in queues:
             if claimed := storage.claim(queue, 1):
                 break
         else:
             return
-        ran = _run(app, claimed[0], hooks)
+        ran = _run(app, claimed[0], hooks, off)
         if ran is not None:
             yield ran
 
 
-def _run(app: App, claimed: Claimed, hooks: WatchingHooks) -> Ran | None:
-    """Run one event and settle it; None if it cannot be run here."""
-    run = begin(app, claimed)
+def _run(app: App, claimed: Claimed, hooks: WatchingHooks, off: Off) -> Ran | None:
+    """Run one event and settle it; None if it cannot be run here, or its task is switched off."""
+    run = begin(app, claimed, off.hold)
     if not isinstance(run, Run):
+        if isinstance(run, Released):
+            off.held.add(claimed.id)
+        elif not isinstance(run, Skipped) and (asked := asked_in(app, claimed)) is not None:
+            notify_end(app.store, asked.user, "task", asked.task, claimed, run)
         app.store.storage.settle(claimed, run)
         return None
+    off.held.discard(claimed.id)
     outcome = _on_a_loop(run) if run.task.on_loop else run.call()
-    app.store.storage.settle(claimed, outcome)
+    if (asked := asked_of(run)) is not None:
+        notify_end(app.store, asked.user, "task", asked.task, claimed, outcome)
+    app.store.storage.settle(claimed, app.workflows.engine.arriving(claimed, outcome))
+    app.workflows.engine.arrived(claimed)
     return Ran(run.task.name, claimed.id, run.context.attempt, _word(outcome), hooks.errors.pop(claimed.id, None))
 
 
@@ -214,14 +235,16 @@ def _wait(run: Run, loop: Loop, finished: threading.Event) -> None:
             loop.cancel(run)
 
 
-def _advance(app: App, queues: list[str], waited: float) -> float:
+def _advance(app: App, queues: list[str], waited: float, off: Off) -> float:
     """Move a FakeClock to the next moment at which something is due, or a rate may let something start; by how many
     seconds, 0 if there is no such moment. `waited`: seconds moved since something ran."""
     clock = app.store.clock
     if not isinstance(clock, FakeClock):
         return 0.0
     delayed = records(app, (State.DELAYED,), queues)
-    steps = [max(0.0, record.due - clock.now()) for record in delayed if record.due is not None]
+    steps = [
+        max(0.0, record.due - clock.now()) for record in delayed if record.due is not None and record.id not in off.held
+    ]
     periods = [seconds for record in records(app, (State.READY,), queues) for _, seconds in record.rates.values()]
     if periods and waited <= max(periods):  # longer, and something else holds it
         steps.append(app.store.storage.recover())

@@ -30,8 +30,8 @@ from eventq.storage.base import Storage
 from eventq.testing.clock import FakeClock
 
 _PARTS = (
-    "claims", "deaths", "edits", "keys", "limits", "presence", "puts", "rates", "records", "scene", "settings",
-    "settles",
+    "claims", "deaths", "edits", "keys", "limits", "presence", "puts", "rates", "records", "restores", "scene",
+    "settings", "settles",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -44,6 +44,7 @@ from eventq.testing.conformance.presence import PresenceRules  # noqa: E402
 from eventq.testing.conformance.puts import PutRules  # noqa: E402
 from eventq.testing.conformance.rates import RateRules  # noqa: E402
 from eventq.testing.conformance.records import RecordRules  # noqa: E402
+from eventq.testing.conformance.restores import RestoreRules  # noqa: E402
 from eventq.testing.conformance.scene import Scene  # noqa: E402
 from eventq.testing.conformance.settings import SettingsRules  # noqa: E402
 from eventq.testing.conformance.settles import SettleRules  # noqa: E402
@@ -63,6 +64,7 @@ class StorageConformance(
     LimitRules,
     RateRules,
     PresenceRules,
+    RestoreRules,
 ):
     """What every storage promises, one small test per sentence."""
 

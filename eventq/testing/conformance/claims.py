@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventq.model import Completed, Released, State
+from eventq.storage.base import LOOK_INTERVAL
 from eventq.testing.conformance.scene import fires, in_threads, payload_of, payloads_of
 
 if TYPE_CHECKING:
@@ -208,6 +209,18 @@ class ClaimRules:
             assert scene.drain(two) == [1]
         finally:
             watch.close()
+
+    def test_who_waits_for_what_is_due_by_now_waits_no_longer(self, scene: Scene) -> None:
+        """Between a claim that came too early and the look that says how long to sleep. A time before now would be
+        taken for no end of the sleep."""
+        if scene.clock is None:
+            pytest.skip("needs a FakeClock")
+        worker = scene.open()
+        scene.put(worker, 1, due=scene.clock.now() + 0.1)
+        assert worker.claim("q") == []
+        scene.clock.advance(0.2)
+        assert 0 <= worker.recover() <= LOOK_INTERVAL
+        assert scene.drain(worker) == [1]
 
     def test_recover_says_when_a_delayed_event_is_due(self, scene: Scene) -> None:
         if scene.clock is None:

@@ -8,7 +8,7 @@ import pytest
 
 from eventq.errors import ClaimLost, StorageClosed
 from eventq.model import Cancel, Claimed, Completed, Move, Released, Retried, State
-from eventq.retry import SUSPECT_CRASHES
+from eventq.retry import FOR_EVER, SUSPECT_CRASHES
 from eventq.testing.conformance.scene import payload_of, payloads_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class DeathRules:
         scene.wait(0.05)
         scene.put(heir, 2)
         scene.kill(victim)
-        scene.look(heir)
+        scene.until(lambda: heir.stats("q").claimed == 0, heir)
         assert scene.drain(heir) == [1, 2]
 
     def test_what_a_dead_producer_put_is_there(self, scene: Scene) -> None:
@@ -225,6 +225,45 @@ class DeathRules:
         heir.settle(running, Completed())
         assert payloads_of(heir.claim("q", 10)) == ["suspect"]
 
+    def test_nothing_is_started_any_more_until_a_suspect_has_its_turn(self, scene: Scene) -> None:
+        """Among others that come and go it would wait for ever."""
+        heir = scene.open()
+        scene.put(heir, "suspect")
+        crash(scene, heir, SUSPECT_CRASHES)
+        scene.put(heir, "running", "next", queue="other")
+        running = scene.claim(heir, "other")
+        assert heir.claim("q", 10) == []
+        assert heir.claim("other", 10) == []
+        heir.settle(running, Completed())
+        (suspect,) = heir.claim("q", 10)
+        assert payload_of(suspect) == "suspect"
+        heir.settle(suspect, Completed())
+        assert payloads_of(heir.claim("other", 10)) == ["next"]
+
+    def test_who_waits_for_a_suspect_that_is_gone_goes_on(self, scene: Scene) -> None:
+        heir = scene.open()
+        (id,) = scene.put(heir, "suspect")
+        crash(scene, heir, SUSPECT_CRASHES)
+        scene.put(heir, "running", "next", queue="other")
+        running = scene.claim(heir, "other")
+        assert heir.claim("q", 10) == []
+        assert heir.edit("q", [id], Cancel()) == ["cancelled"]
+        assert payloads_of(heir.claim("other", 10)) == ["next"]
+        heir.settle(running, Completed())
+
+    def test_what_is_never_given_up_is_no_suspect(self, scene: Scene) -> None:
+        """It is eventq's own, and would wait for a moment at which its worker does nothing else."""
+        heir = scene.open()
+        scene.put(heir, "own", max_crashes=FOR_EVER)
+        crash(scene, heir, SUSPECT_CRASHES + 1)
+        scene.put(heir, "running", "next", queue="other")
+        running = scene.claim(heir, "other")
+        (own,) = heir.claim("q", 10)
+        assert (payload_of(own), own.crashes) == ("own", SUSPECT_CRASHES + 1)
+        assert payloads_of(heir.claim("other", 10)) == ["next"]
+        heir.settle(own, Completed())
+        heir.settle(running, Completed())
+
     def test_a_dead_letter_to_be_stands_in_nobodys_way(self, scene: Scene) -> None:
         """An event with too many crashes is buried while others run: it need not wait for its turn as a suspect."""
         heir = scene.open()
@@ -250,6 +289,7 @@ class DeathRules:
             claimed = worker.claim("q", 8)
             if any(payload_of(one) == "killer" for one in claimed):
                 scene.kill(worker)
+                scene.until(lambda: heir.stats("q").claimed == 0, heir)
                 continue
             for one in claimed:
                 worker.settle(one, Completed())

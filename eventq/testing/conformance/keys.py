@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from eventq.model import Cancel, Completed, Delete, Dropped, Move, Outcome, Rejected, Released, Retried, State
+from eventq.errors import PayloadError, QueueFull
+from eventq.model import (
+    Cancel,
+    Completed,
+    Delete,
+    Dropped,
+    Move,
+    Outcome,
+    PutOptions,
+    Rejected,
+    Released,
+    Retried,
+    State,
+)
 from eventq.testing.conformance.scene import in_threads
 
 if TYPE_CHECKING:
@@ -279,6 +292,65 @@ class KeyRules:
             assert set(states.values()) == {State.DELAYED, State.CANCELLED}
             assert scene.put_key(workers[1], key) == (waiting[0], False)
 
+    # ---- several events with one key
+
+    def test_several_events_with_one_key(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        options = PutOptions(key="k", unique=60.0, headers={"a": 1}, priority=2)
+        ids = one.put("q", [b"1", b"2", b"3"], options)
+        assert len(set(ids)) == 3
+        assert ids == sorted(ids)
+        assert two.put("q", [b"1", b"2", b"3"], options) == ids
+        assert two.put_key("q", b"4", PutOptions(key="k", unique=60.0)) == (ids[0], False)
+        claims = [one.claim("q")[0], *two.claim("q", 10)]
+        claims += one.claim("q", 10)
+        assert sorted((each.id, each.payload, each.headers) for each in claims) == [
+            (id, payload, {"a": 1}) for id, payload in zip(ids, (b"1", b"2", b"3"), strict=True)
+        ]
+        assert one.put("q", [b"1", b"2", b"3"], options) == ids  # they are not here any more, the key is
+        assert two.stats("q").ready == 0
+
+    def test_the_key_of_several_events_ends_with_its_time(self, scene: Scene) -> None:
+        worker = scene.open()
+        options = PutOptions(key="k", unique=60.0)
+        first = worker.put("q", [b"1", b"2"], options)
+        scene.long_wait(61)
+        second = worker.put("q", [b"1", b"2"], options)
+        assert set(first).isdisjoint(second)
+        assert worker.stats("q").ready == 4
+
+    def test_of_many_puts_of_several_with_one_key_one_wins(self, scene: Scene) -> None:
+        workers = [scene.open() for _ in range(4)]
+        for number in range(5):
+            options = PutOptions(key=f"k{number}", unique=60.0)
+            found: list[list[str]] = []
+            in_threads(
+                8,
+                lambda n, options=options, found=found: found.append(  # type: ignore[misc]
+                    workers[n % 4].put("q", [b"1", b"2"], options)
+                ),
+            )
+            assert found == [found[0]] * 8
+        assert workers[0].stats("q").ready == 10
+
+    def test_several_events_whose_key_goes_with_them(self, scene: Scene) -> None:
+        worker = scene.open()
+        for options in (PutOptions(key="k"), PutOptions(key="k", unique=60.0, debounce=1.0)):
+            with pytest.raises(ValueError, match="held for a time"):
+                worker.put("q", [b"1", b"2"], options)
+        assert worker.put("q", [], PutOptions(key="k", unique=60.0)) == []
+
+    def test_several_events_with_one_key_find_room_or_not(self, scene: Scene) -> None:
+        worker = scene.open()
+        worker.configure("q", {"maxsize": 3, "max_bytes": 10})
+        options = PutOptions(key="k", unique=60.0)
+        with pytest.raises(QueueFull):
+            worker.put("q", [b"1"] * 4, options)
+        with pytest.raises(PayloadError):
+            worker.put("q", [b"1", b"1" * 11], options)
+        ids = worker.put("q", [b"1"] * 3, options)
+        assert worker.put("q", [b"1"] * 3, options) == ids
+
     # ---- names
 
     def test_the_first_takes_the_name(self, scene: Scene) -> None:
@@ -312,6 +384,18 @@ class KeyRules:
         assert [held.name for held in worker.names()] == sorted(["b/2", "a", "b/1", "B/3", "../x", "ü\n"])
         assert [held.name for held in worker.names("b/")] == ["b/1", "b/2"]
         assert worker.names("c") == []
+
+    def test_some_names_are_looked_up(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        names = ["report/1", "../x", "ü\n", *(f"n{number}" for number in range(1500))]
+        for name in (*names[:3], "report/2"):
+            one.take_name(name, b'"%s"' % name[:1].encode())
+        found = two.get_names(names)
+        assert found == {name: one.take_name(name, b"null")[0] for name in names[:3]}
+        one.release_name("report/1")
+        assert two.get_names(["report/1", "report/2"]).keys() == {"report/2"}
+        assert two.get_names(["free"]) == {}
+        assert two.get_names([]) == {}
 
     def test_one_of_many_takes_the_name(self, scene: Scene) -> None:
         workers = [scene.open() for _ in range(4)]

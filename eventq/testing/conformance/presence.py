@@ -10,7 +10,7 @@ import pytest
 from eventq.errors import ConfigError, StorageClosed
 from eventq.model import Cancel, Completed, PutOptions, State
 from eventq.storage.base import LOOK_INTERVAL, MAX_INTRODUCTION
-from eventq.testing.conformance.scene import EVERYTHING, fires
+from eventq.testing.conformance.scene import EVERYTHING, fires, in_threads
 
 if TYPE_CHECKING:
     from eventq.testing.conformance.scene import Scene
@@ -134,6 +134,7 @@ class PresenceRules:
             worker.recover,
             lambda: worker.watch("q"),
             lambda: worker.take_name("n", b"1"),
+            lambda: worker.get_names(["n"]),
             worker.names,
             lambda: worker.release_name("n"),
             lambda: worker.take_slot("s"),
@@ -141,6 +142,35 @@ class PresenceRules:
             with pytest.raises(StorageClosed):
                 call()
         assert scene.drain(scene.open()) == [1]
+
+    def test_threads_that_are_inside_when_it_closes_hear_so_and_lose_nothing(self, scene: Scene) -> None:
+        worker, heir = scene.open(), scene.open()
+        ready = set(heir.put("q", [b"1"] * 300, PutOptions()))
+        put: set[str] = set()
+        tried: set[str] = set()
+        settled: set[str] = set()
+
+        def work(number: int) -> None:
+            with pytest.raises(StorageClosed):
+                while True:
+                    put.update(worker.put("other", [b"1"], PutOptions()))
+                    for claimed in worker.claim("q"):
+                        tried.add(claimed.id)
+                        worker.settle(claimed, Completed())
+                        settled.add(claimed.id)
+                    if number == 0 and len(settled) > 20:
+                        worker.close()
+
+        in_threads(4, work)
+        left, more = [], heir.claim("q", 300)
+        while more:
+            left += more
+            scene.look(heir)
+            more = heir.claim("q", 300)
+        assert {claimed.id for claimed in left} <= ready - settled
+        assert ready - tried <= {claimed.id for claimed in left}
+        assert {claimed.crashes for claimed in left} <= {0}
+        assert put <= {claimed.id for claimed in heir.claim("other", 10_000)}
 
     def test_everything_survives_when_all_have_left(self, scene: Scene) -> None:
         worker = scene.open()

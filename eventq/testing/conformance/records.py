@@ -202,6 +202,25 @@ class RecordRules:
         records = records_of(worker, State.READY, filter=Filter(headers={"even": True}), limit=3)
         assert [msgspec.json.decode(record.payload) for record in records] == list(range(0, 20, 2))
 
+    # ---- whether there is something to claim
+
+    def test_whether_something_can_be_claimed(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        assert not one.has_ready("q")
+        scene.put(one, 1, due=scene.now() + 0.3)
+        assert not two.has_ready("q")
+        scene.put(one, 2, queue="other")
+        assert not two.has_ready("q")
+        scene.wait(0.4)
+        assert two.has_ready("q")
+        claimed = scene.claim(one)
+        assert not two.has_ready("q")
+        one.settle(claimed, Released())
+        assert two.has_ready("q")
+        scene.claim(two)
+        assert not one.has_ready("q")
+        assert one.has_ready("other")
+
     # ---- counts
 
     def test_stats_count_each_state(self, scene: Scene) -> None:

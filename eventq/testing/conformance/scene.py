@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Real seconds after which a fact that does not come true is a failure."""
 EVERYTHING = Filter()
 

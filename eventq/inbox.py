@@ -28,6 +28,8 @@ log: logging.Logger = logging.getLogger("eventq.inbox")
 
 OWN_QUEUE = re.compile(r"(?:worker|control)-([0-9a-f]{16})\Z")
 """Only what a worker's id follows: `worker-mails` is anybody's."""
+RUN_INBOX = re.compile(r"run-[0-9a-f]{38}\.[0-9a-f]{5}\Z")
+"""The queue of what happens to one run of a workflow: see `eventq.workflow.inbox`."""
 PAGE = 1000
 
 
@@ -129,6 +131,9 @@ def holds_anything(stats: Stats) -> bool:
 
 
 def is_shown(storage: Storage, queue: str) -> bool:
-    """Whether a queue is one to tell people of: all are but for those of the workers' own that hold no calls."""
+    """Whether a queue is one to tell people of: all are but for those of the workers' own that hold no calls, and
+    for the inboxes of runs."""
+    if RUN_INBOX.match(queue):
+        return False
     id = addressee_of(queue)
     return id is None or (queue == inbox_of(id) and holds_anything(storage.stats(queue)))

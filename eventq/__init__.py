@@ -21,13 +21,17 @@ under `.aio`. Errors are `EventqError`s; `Retry` and `Reject` are instructions t
 #   claim           the right to handle one event, and the ways to end it
 #   handle          the waiter's side; inbox: a worker's own queues, for what is addressed to it
 #   put, queue      events in and out
-#   lock            locks and semaphores
+#   lock            locks and semaphores; disabled: tasks that are switched off; revisions: records that change
+#   notifications/  what users are told: record (in the store)
 #   arguments       the arguments of a call as data; options: what may be said of a task
 #   task            functions that run elsewhere; context: what a run knows of itself; run: from event to outcome
 #   stream, capture what a run yields, and what it writes; middleware: hooks
 #   process         child processes that run tasks, and child, their inside
 #   worker/         claims events and runs their tasks: intake (queues), crew (threads), loop, children,
-#                   control (pings, stops)
+#                   control (pings, stops), switches (tasks that are off)
+#   schedule/       calls of tasks at given times: times, definition, record (in the store), ticks (what is due)
+#   workflow/       graphs of tasks: graph, flow (how one is written), state, inbox (in the store), engine, handle
+#   job/            stages of calls with a record that stays: template, definition, record, report, keeper (its runs)
 #   app             the way in
 #   sources         configuration from the environment and pyproject.toml; supervisor: several worker processes
 #   aio             the awaitable twin of each, imported when `.aio` is used
@@ -41,6 +45,7 @@ from eventq.claim import Claim, Reject, Retry
 from eventq.codec import Codec, JSONCodec, MsgpackCodec
 from eventq.config import AppConfig, QueueSettings
 from eventq.context import Context
+from eventq.disabled import DisabledTask
 from eventq.errors import (
     ClaimLost,
     ConfigError,
@@ -48,6 +53,8 @@ from eventq.errors import (
     DuplicateKey,
     DuplicateName,
     EventqError,
+    JobDisabled,
+    JobRunning,
     MissingExtra,
     OutcomeUnknown,
     PayloadError,
@@ -61,21 +68,28 @@ from eventq.errors import (
     TaskExpired,
     TaskFailed,
     TaskTimeout,
+    TemplateError,
     UnknownEvent,
+    UnknownJob,
+    UnknownSchedule,
     UnknownTask,
     UnknownWorker,
 )
 from eventq.handle import Handle
+from eventq.job import Job, JobOptions, JobReport, Jobs, JobStatus, Stage, StageReport
 from eventq.lock import Lock, Semaphore
 from eventq.middleware import Middleware
 from eventq.model import Attempt, Event, Failure, Note, Page, Progress, Record, Settings, State, Stats
 from eventq.model import Worker as WorkerRecord
+from eventq.notifications import Notification, Notifications
 from eventq.options import CallOptions, TaskOptions
 from eventq.queue import Queue
+from eventq.schedule import Schedule, ScheduleOptions, Schedules
 from eventq.stream import Stream, StreamHandle
 from eventq.task import Task
 from eventq.worker import Worker
 from eventq.worker.control import WorkerStats
+from eventq.workflow import NodeHandle, Run, Step, Workflow, Workflows
 
 __version__ = "0.1.0"
 
@@ -90,6 +104,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "CorruptRecord",
+    "DisabledTask",
     "DuplicateKey",
     "DuplicateName",
     "Event",
@@ -97,12 +112,22 @@ __all__ = [
     "Failure",
     "Handle",
     "JSONCodec",
+    "Job",
+    "JobDisabled",
+    "JobOptions",
+    "JobReport",
+    "JobRunning",
+    "JobStatus",
+    "Jobs",
     "Lock",
     "Middleware",
     "MissingExtra",
     "MsgpackCodec",
     "NamedClaim",
+    "NodeHandle",
     "Note",
+    "Notification",
+    "Notifications",
     "OutcomeUnknown",
     "Page",
     "PayloadError",
@@ -115,11 +140,18 @@ __all__ = [
     "ResultMissing",
     "ResultTimeout",
     "Retry",
+    "Run",
     "RunFailed",
+    "Schedule",
+    "ScheduleOptions",
+    "Schedules",
     "Semaphore",
     "Settings",
+    "Stage",
+    "StageReport",
     "State",
     "Stats",
+    "Step",
     "StorageClosed",
     "StorageError",
     "Stream",
@@ -130,12 +162,17 @@ __all__ = [
     "TaskFailed",
     "TaskOptions",
     "TaskTimeout",
+    "TemplateError",
     "UnknownEvent",
+    "UnknownJob",
+    "UnknownSchedule",
     "UnknownTask",
     "UnknownWorker",
     "Worker",
     "WorkerRecord",
     "WorkerStats",
+    "Workflow",
+    "Workflows",
     "__version__",
 ]
 

@@ -17,7 +17,7 @@ from eventq.config import at_least_one, patience
 from eventq.errors import ClaimLost, QueueFull, StorageClosed
 from eventq.handle import Patience, ended
 from eventq.model import Released, State
-from eventq.put import several
+from eventq.put import may_wait, several
 from eventq.queue import WAITING
 from eventq.retry import pauses
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eventq.app import App, NamedClaim
     from eventq.claim import Claim
     from eventq.config import QueueSettings
+    from eventq.disabled import DisabledTask
     from eventq.errors import EventqError
     from eventq.handle import Handle
     from eventq.lock import Semaphore
@@ -69,6 +70,18 @@ class AsyncApp:
     async def queue(self, name: Any, type: Any = Any, **settings: Unpack[QueueSettings]) -> Queue[Any]:
         """See `App.queue`; only with settings does it have to wait for the storage."""
         return await self._app.store.bridge.call(lambda: self._app.queue(name, type, **settings))
+
+    async def disable(self, task: Task[..., Any] | str, reason: str = "", by: str | None = None) -> bool:
+        """See `App.disable`."""
+        return await self._app.store.bridge.call(self._app.disable, task, reason, by)
+
+    async def enable(self, task: Task[..., Any] | str) -> bool:
+        """See `App.enable`."""
+        return await self._app.store.bridge.call(self._app.enable, task)
+
+    async def disabled(self) -> list[DisabledTask]:
+        """See `App.disabled`."""
+        return await self._app.store.bridge.call(self._app.disabled)
 
     async def queues(self) -> list[str]:
         """See `App.queues`."""
@@ -154,8 +167,12 @@ class AsyncQueue(Generic[T]):
         rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        connection: object | None = None,
     ) -> str:
-        """See `Queue.put`. If the await is cancelled, the event may or may not be stored: use a key."""
+        """See `Queue.put`. If the await is cancelled, the event may or may not be stored: use a key.
+
+        The `connection` is used in another thread, so it must be one that allows that.
+        """
         attempt = partial(
             self._queue.put,
             payload,
@@ -173,8 +190,9 @@ class AsyncQueue(Generic[T]):
             rates=rates,
             headers=headers,
             timeout=0,
+            connection=connection,
         )
-        return await self._when_there_is_room(attempt, timeout)
+        return await self._when_there_is_room(attempt, timeout, connection)
 
     async def put_many(
         self,
@@ -188,6 +206,7 @@ class AsyncQueue(Generic[T]):
         rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        connection: object | None = None,
     ) -> list[str]:
         """See `Queue.put_many`."""
         attempt = partial(
@@ -201,11 +220,14 @@ class AsyncQueue(Generic[T]):
             rates=rates,
             headers=headers,
             timeout=0,
+            connection=connection,
         )
-        return await self._when_there_is_room(attempt, timeout)
+        return await self._when_there_is_room(attempt, timeout, connection)
 
-    async def _when_there_is_room(self, put: Callable[[], R], timeout: float | None) -> R:
+    async def _when_there_is_room(self, put: Callable[[], R], timeout: float | None, connection: object | None) -> R:
         """`put.when_there_is_room`, with the loop to wait on."""
+        if not may_wait(timeout, connection):
+            return await self._bridge.call(put)
         for pause in pauses(patience(timeout)):
             try:
                 return await self._bridge.call(put)
@@ -330,10 +352,10 @@ class AsyncQueue(Generic[T]):
         try:
             while True:
                 claims, pause = await bridge.take(release_all, self._look_on, limit)
-                pause = min(pause, deadline - SYSTEM.monotonic())
-                if claims or pause <= 0:
+                left = deadline - SYSTEM.monotonic()
+                if claims or left <= 0:
                     return claims
-                if await readable(watch.fileno(), pause):
+                if await readable(watch.fileno(), min(pause, left)):  # 0: something is due by now
                     watch.clear()
         finally:
             watch.close()

@@ -10,22 +10,27 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from eventq import clock
+from eventq import clock, disabled
 from eventq.codec import JSON, choose, packer
 from eventq.config import AppConfig, Config, QueueSettings, known, queue_settings, task_options, text, type_name
 from eventq.errors import ConfigError
 from eventq.handle import Handle
 from eventq.inbox import is_shown
+from eventq.job import Job, JobOptions, Jobs
 from eventq.lock import Lock, Semaphore
 from eventq.middleware import Hooks
-from eventq.model import Cancel
+from eventq.notifications import Notifications
 from eventq.options import CallOptions, TaskOptions
 from eventq.queue import Queue
+from eventq.revisions import RESERVED_NAMES
+from eventq.schedule import ScheduleOptions, Schedules
 from eventq.sources import read_config
 from eventq.storage import Storage, open_storage
 from eventq.store import Store
 from eventq.stream import Stream
 from eventq.task import Task, make_task
+from eventq.workflow import Workflow, Workflows, flow
+from eventq.workflow.graph import from_dict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Literal, Self, Unpack
 
     from eventq.aio import AsyncApp
+    from eventq.disabled import DisabledTask
     from eventq.middleware import Middleware
     from eventq.model import Name, Record
     from eventq.model import Worker as WorkerRecord
@@ -78,7 +84,10 @@ class App:
     option.
     """
 
-    __slots__ = ("_states", "_states_lock", "config", "hooks", "serving", "store", "tasks")
+    __slots__ = (
+        "_states", "_states_lock", "config", "hooks", "jobs", "notifications", "schedules", "serving", "store", "tasks",
+        "workflows",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -106,6 +115,14 @@ class App:
         """The tasks that are defined here, by name."""
         self.hooks: Hooks = Hooks()
         """What is told about tasks and workers: see `use` and `on`."""
+        self.notifications: Notifications = Notifications(self.store, self.config.keep_notifications)
+        """What users are told: see `Notifications`."""
+        self.schedules: Schedules = Schedules(self)
+        """The schedules of the store, to list and to change: see `Schedules`."""
+        self.workflows: Workflows = Workflows(self)
+        """The runs of workflows in the store: see `Workflows`."""
+        self.jobs: Jobs = Jobs(self)
+        """The staged jobs of the store, to list, to start and to change: see `Jobs`."""
         self.serving: list[Worker] = []
         """Its workers that run now, in this process."""
         self._states: dict[str, Any] = {}
@@ -225,9 +242,10 @@ class App:
     def cancel(self, id: str, reason: str = "") -> str:
         """Cancel an event: `"cancelled"`, `"requested"` (it runs, and its worker was asked) or `"too late"`.
 
-        `"unknown"` means that there is no record of it (any more).
+        `"unknown"` means that there is no record of it (any more). With the event of a run of a workflow the run is
+        cancelled, as by `Run.cancel`: `"requested"`.
         """
-        return self.store.storage.edit(None, [id], Cancel(reason))[0]
+        return self.store.cancel(None, [id], reason)[0]
 
     # ------------------------------------------------------------------ tasks
 
@@ -287,6 +305,27 @@ class App:
             task = Task(self, None, {"name": name})
         return task.using(**options) if options else task
 
+    def disable(self, task: Task[..., Any] | str, reason: str = "", by: str | None = None) -> bool:
+        """Switch a task off in all processes, by itself or by its name, until `enable`. False if it was off before.
+
+        From then on no worker starts it, first runs and retries alike, and no schedule puts runs of it: a worker knows
+        within a quarter of a second, as long as the storage answers, and what has been started by then goes on. Calls
+        are stored as ever, and wait; they count no attempt. `by` and `reason` are for those who ask `disabled()`.
+
+        Plain queues, and what they hold of other tasks, are not concerned. Raises StorageError.
+        """
+        return disabled.disable(self.store.storage, _task_name(task), reason, by)
+
+    def enable(self, task: Task[..., Any] | str) -> bool:
+        """Switch a task on again; False if it was not off. The calls that have waited come back by themselves, the
+        first within two seconds, and then 100 a second for each worker that has held them (fewer where it
+        takes more than two milliseconds to hold one). Schedules go on with their next time."""
+        return disabled.enable(self.store.storage, _task_name(task))
+
+    def disabled(self) -> list[DisabledTask]:
+        """The tasks that are switched off, by name: since when, by whom, and why."""
+        return disabled.disabled(self.store.storage)
+
     def worker(
         self,
         queues: Iterable[str] | Mapping[str, int] | None = None,
@@ -318,6 +357,92 @@ class App:
             max_bytes=config.max_bytes if max_bytes is None else max_bytes,
         )
 
+    @overload
+    def schedule(
+        self, name: str, cron: str, task: Task[..., Any], /, *args: Any, **options: Unpack[ScheduleOptions]
+    ) -> None: ...
+    @overload
+    def schedule(self, name: str, task: Task[..., Any], /, *args: Any, **options: Unpack[ScheduleOptions]) -> None: ...
+    @overload
+    def schedule(self, name: str, cron: str, flow: Workflow, /, **options: Unpack[ScheduleOptions]) -> None: ...
+    @overload
+    def schedule(self, name: str, flow: Workflow, /, **options: Unpack[ScheduleOptions]) -> None: ...
+    def schedule(self, name: str, /, *given: Any, **options: Any) -> None:
+        """Declare that a task is to run at given times: `app.schedule("covers", "0 3 * * *", thumbnail, "cover.png")`,
+        `app.schedule("prices", fetch, "eur", every=60)`; or that a run of a workflow is to be started, as the workflow
+        is now: `app.schedule("nightly", "0 3 * * *", flow)`.
+
+        Checked here, and stored when a worker of the program starts; then every worker of the store keeps it, also one
+        that does not know the task, and each run is put once, however many there are. A run is a call of the task like
+        any other; `task.using(priority=5)` says more about it. The options are those of `ScheduleOptions`. What is
+        changed by `app.schedules` stays until the program declares something else; what it declares no more stays until
+        it is removed there.
+
+        A run is put at least once for its time, and twice only if a worker died between two steps and nobody went on
+        for as long as the run's key is held: an hour, or the time of a thousand runs if that is less, and a minute at
+        least. Hooks for `enqueue` are not asked.
+
+        Raises TypeError, PayloadError for arguments that the task cannot take; ConfigError for times or options that
+        cannot be; DuplicateName if the name is declared otherwise; MissingExtra for a cron expression without cronsim.
+        """
+        self.schedules.declare(name, given, options)
+
+    def workflow(self, name: str) -> Workflow:
+        """A new workflow, to add steps to: a step that is passed to another is its dependency.
+
+            flow = app.workflow("cover")
+            text = flow.step(load, "a.txt")
+            flow.step(join, [flow.step(resize, text, width=64), flow.step(resize, text, width=128)])
+            run = flow.start()
+
+        Its steps run where their tasks do; any worker of the store keeps the run going, also one that knows none of
+        them. A step is put once, and runs again only as every task does: it failed, or its worker died.
+        """
+        return Workflow(self, name)
+
+    def workflow_from(self, data: Mapping[str, Any]) -> Workflow:
+        """A workflow as `Workflow.to_dict` has given it; the code of its tasks is not needed. Raises ConfigError."""
+        definition = from_dict(data)
+        return Workflow(self, definition.name, definition)
+
+    def job(self, name: str, stages: Any, **options: Unpack[JobOptions]) -> Job:
+        """Declare a staged job, and return its handle: stages that run one after the other, each a call of a task or a
+        list of calls that run side by side, with a record of how the last run stands.
+
+            job = app.job("nightly", {"rows": (fetch, "{day}"), "parts": [(total, "{rows.eu}"), (total, "{rows.us}")],
+                          "report": (report, "{day}: {parts[0]} and {parts[1]}")}, keywords={"day": "today"})
+            job.start(day="2026-11-22").result()
+
+        A stage is a task, a tuple `(task, argument, ...)`, a `Stage`, or a list of these; `stages` is a list of them,
+        or a dict by name. Texts among the arguments are templates over the job's keywords and the results of earlier
+        stages, by name or number: `{rows[0].id}`; nothing in them is evaluated. The options are those of `JobOptions`.
+
+        Checked here, and stored when a worker of the program starts, or the job is started. A job has one run at a
+        time. A run goes on wherever workers are, at the stage where it was, whatever dies; a call runs again only as
+        every task does. When a stage fails for good, the run fails, and goes on as `max_retries` and `restart` say.
+
+        Raises TypeError, ConfigError, TemplateError, PayloadError, each naming the field, or the stage; DuplicateName
+        if the name is declared otherwise; MissingExtra for a cron expression without cronsim.
+        """
+        return self.jobs.declare(name, stages, dict(options))
+
+    def chain(self, *calls: Any) -> Workflow:
+        """A workflow of calls, one after the other, each a task or a tuple `(task, argument, ...)`: each takes the
+        result of the one before as its first argument. `app.chain((load, "a.txt"), resize, (save, "b.txt")).start()`"""
+        return flow.chain(self, calls)
+
+    def group(self, calls: Iterable[Any]) -> Workflow:
+        """A workflow of calls side by side; its result is the list of theirs."""
+        return flow.group(self, calls)
+
+    def chord(self, calls: Iterable[Any], body: Any) -> Workflow:
+        """A workflow of calls side by side, and of one that takes the list of their results as its first argument."""
+        return flow.chord(self, calls, body)
+
+    def map(self, task: Task[..., Any], items: Iterable[Any]) -> Workflow:
+        """A workflow that calls a task with each of the items; its result is the list of the results."""
+        return flow.group(self, [(task, item) for item in items], "map")
+
     def use(self, middleware: Middleware) -> None:
         """Tell an object of yours what happens to tasks and workers here; several are told in order."""
         self.hooks.use(middleware)
@@ -347,22 +472,24 @@ class App:
         """Take a name for ever: True for exactly one caller over all processes, until the name is released.
 
         For what must happen once: `if app.claim_name("report-2026-11"): make_report()`. `data`, any JSON value, is kept
-        with it for all to read. It outlives its process: for what must heal when that dies, take a `lock`.
+        with it for all to read. It outlives its process: for what must heal when that dies, take a `lock`. Raises
+        ConfigError for a name that begins with `eventq.`: those are eventq's own.
         """
-        return self.store.storage.take_name(text("a name", name), pack_data(data))[1]
+        return self.store.storage.take_name(_own_name(name), pack_data(data))[1]
 
     def get_name(self, name: str) -> NamedClaim | None:
         """Who took a name, when, and with what data; None if it is free."""
-        found = [taken for taken in self.store.storage.names(text("a name", name)) if taken.name == name]
-        return _named(found[0]) if found else None
+        taken = self.store.storage.get_names([text("a name", name)]).get(name)
+        return None if taken is None else _named(taken)
 
     def names(self, prefix: str = "") -> list[NamedClaim]:
-        """The taken names that begin with a prefix, sorted."""
-        return [_named(taken) for taken in self.store.storage.names(prefix)]
+        """The taken names that begin with a prefix, sorted; without eventq's own."""
+        taken = self.store.storage.names(prefix)
+        return [_named(each) for each in taken if not each.name.startswith(RESERVED_NAMES)]
 
     def release_name(self, name: str) -> bool:
         """Free a name, whoever took it; False if it was free."""
-        return self.store.storage.release_name(text("a name", name))
+        return self.store.storage.release_name(_own_name(name))
 
     # ------------------------------------------------------------------ locks
 
@@ -373,6 +500,16 @@ class App:
     def semaphore(self, name: str, limit: int) -> Semaphore:
         """A semaphore over all processes: at most `limit` hold it, and a dead holder's place is free at once."""
         return Semaphore(self.store, name, limit)
+
+
+def _task_name(task: Task[..., Any] | str) -> str:
+    return task.name if isinstance(task, Task) else text("the name of a task", task)
+
+
+def _own_name(name: str) -> str:
+    if text("a name", name).startswith(RESERVED_NAMES):
+        raise ConfigError(f"names that begin with {RESERVED_NAMES!r} are eventq's own, as {name!r}; take another")
+    return name
 
 
 def _named(taken: Name) -> NamedClaim:

@@ -44,7 +44,6 @@ CHUNK = 64 << 10
 """Bytes that are read at once: what a pipe holds; for twice as many, each read asks the system for memory."""
 
 
-
 # ---------------------------------------------------------------- what is said
 
 

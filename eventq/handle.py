@@ -97,9 +97,9 @@ class Handle(Generic[R]):
     def cancel(self, reason: str = "") -> str:
         """Cancel the event: `"cancelled"`, `"requested"` (it runs, its worker was asked) or `"too late"`.
 
-        `"unknown"` means that there is no record of it (any more).
+        `"unknown"` means that there is no record of it (any more). See `App.cancel` for runs of workflows.
         """
-        return self.store.storage.edit(None, [self.id], Cancel(reason))[0]
+        return self.store.cancel(None, [self.id], reason)[0]
 
     def notes(self, after: int = 0) -> list[Note]:
         """What its handler noted so far (progress and the like), in order, from all attempts.

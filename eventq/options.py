@@ -15,6 +15,7 @@ from eventq.config import seconds, text
 from eventq.errors import ConfigError, RunFailed
 from eventq.inbox import inbox_of
 from eventq.model import MAX_PLACES
+from eventq.notifications.record import checked_user
 from eventq.retry import Growth, RetryPolicy
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class EitherOptions(TypedDict, total=False):
     """Whether the result is kept at all."""
     capture: bool
     """Whether what a run prints and logs is kept with its event."""
+    notify: str | None
+    """A user to be told how it ends, completed or not, in `app.notifications`; nobody unless said. Not told: of a call
+    that ends without a worker, cancelled or expired while it waits, or because all its workers died."""
     ack: Ack
     """`"early"`: an event that was started never runs again, whatever becomes of the run. `"late"`, the default: it
     runs again if it failed, or its worker died."""
@@ -89,6 +93,9 @@ class CallOptions(EitherOptions, total=False):
     worker: str | None
     """The id of the living worker that alone may run it, as in `app.workers()`; instead of `queue`. If that worker goes
     before it is done, the call ends as cancelled."""
+    connection: object | None
+    """An open connection of your own to the store's database: the call becomes part of its transaction, as with
+    `connection` of `Queue.put`."""
 
 
 class TaskOptions(EitherOptions, total=False):
@@ -122,7 +129,7 @@ PUT_OPTIONS = (
 )  # fmt: skip
 RUN_OPTIONS = (
     "max_attempts", "retry_delay", "backoff", "retry_delay_max", "jitter", "retry_within", "timeout", "result",
-    "capture",
+    "capture", "notify",
 )  # fmt: skip
 """Those that concern the run and can travel with an event: of a call that was given them by `using`."""
 POLICY_OPTIONS = RetryPolicy.__struct_fields__
@@ -138,12 +145,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     put: dict[str, Any] = {}
     """Those of `Queue.put`, as it takes them."""
     put_timeout: float | None = None
+    connection: Any = None
     retry: RetryPolicy = RetryPolicy()
     max_crashes: int | None = None
     timeout: float | None = None
     keep: float | None = None
     result: bool = True
     capture: bool = True
+    notify: str | None = None
     ack: Ack = "late"
     bind: bool = False
     executor: Executor | None = None
@@ -176,9 +185,13 @@ def checked(given: Mapping[str, Any]) -> Options:
     text("queue=", values.get("queue", DEFAULT_QUEUE))
     if (worker := values.get("worker")) is not None:
         values["queue"] = inbox_of(text("worker=", worker))
+        if values.get("connection") is not None:
+            raise ConfigError("worker= must find the worker there once the call is stored; leave connection= out")
     for name, zero in (("timeout", False), ("keep", True), ("put_timeout", True)):
         if (value := values.get(name)) is not None:
             values[name] = seconds(name, value, zero=zero)
+    if (user := values.get("notify")) is not None:
+        checked_user(user)
     _one_of(values, "executor", (None, "thread", "process", "inline"))
     _one_of(values, "ack", ("late", "early"))
     for name in ("result", "capture", "bind"):

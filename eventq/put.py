@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Unpack
 
+    from eventq.storage.base import PutsOnly
     from eventq.store import Store
 
 T = TypeVar("T")
@@ -74,18 +75,28 @@ def put_options(store: Store, **given: Unpack[PutArguments]) -> PutOptions:
     )
 
 
-def put_encoded(store: Store, queue: str, data: bytes, options: PutOptions, if_exists: IfExists) -> str:
+def puts_of(store: Store, connection: object | None) -> PutsOnly:
+    """What puts: the store, or the transaction that a connection of the caller's has open. Raises ConfigError."""
+    return store.storage if connection is None else store.storage.within(connection)
+
+
+def put_encoded(puts: PutsOnly, queue: str, data: bytes, options: PutOptions, if_exists: IfExists) -> str:
     """Put one event that is encoded already, and return its id, or that of the event that holds the key."""
     if options.key is None:
-        return store.storage.put(queue, (data,), options)[0]
-    id, fresh = store.storage.put_key(queue, data, options)
+        return puts.put(queue, (data,), options)[0]
+    id, fresh = puts.put_key(queue, data, options)
     if not fresh and if_exists == "raise":
         raise DuplicateKey(options.key, id)
     return id
 
 
-def when_there_is_room(store: Store, put: Callable[[], R], timeout: float | None) -> R:
-    """What a put returns, once the queue has room for it. Raises QueueFull if it has none within `timeout` seconds."""
+def when_there_is_room(
+    store: Store, put: Callable[[], R], timeout: float | None, connection: object | None = None
+) -> R:
+    """What a put returns, once the queue has room for it. Raises QueueFull if it has none within `timeout` seconds; at
+    once within a transaction of the caller's."""
+    if not may_wait(timeout, connection):
+        return put()
     for pause in pauses(patience(timeout)):
         try:
             return put()
@@ -95,6 +106,14 @@ def when_there_is_room(store: Store, put: Callable[[], R], timeout: float | None
         store.storage.recover()
         clock.sleep(pause)
     return put()
+
+
+def may_wait(timeout: float | None, connection: object | None) -> bool:
+    """Whether a put waits for room: not within a transaction, which nobody should hold open for that. Raises
+    ConfigError if it is asked to."""
+    if connection is not None and timeout:
+        raise ConfigError("within a transaction nothing waits for room; leave timeout= out, or connection=")
+    return connection is None
 
 
 def several(payloads: Iterable[T]) -> list[T]:

@@ -15,7 +15,6 @@ from eventq.config import QueueSettings, a_state, at_least_one, known, patience,
 from eventq.errors import ClaimLost, ConfigError, PayloadError, QueueFull, StorageClosed
 from eventq.handle import Handle
 from eventq.model import (
-    Cancel,
     Delete,
     Failure,
     Filter,
@@ -25,7 +24,7 @@ from eventq.model import (
     Requeue,
     State,
 )
-from eventq.put import PutArguments, put_encoded, put_options, several, when_there_is_room
+from eventq.put import PutArguments, put_encoded, put_options, puts_of, several, when_there_is_room
 from eventq.storage.base import LOOK_INTERVAL
 
 if TYPE_CHECKING:
@@ -99,6 +98,7 @@ class Queue(Generic[T]):
         rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        connection: object | None = None,
     ) -> str:
         """Store an event and return its id. When it returns, the event survives the death of every process.
 
@@ -134,6 +134,10 @@ class Queue(Generic[T]):
         `timeout` matters in a queue with a `maxsize`: how many seconds to wait for room (None: for ever; 0: not at
         all). `delay` and `expires` count from when the event is stored.
 
+        `connection`, in a store in PostgreSQL or SQLite: an open connection of your own to the same database. The event
+        becomes part of its transaction, and exists for others once you commit, together with what else you changed; if
+        you roll back, it never was. Nothing waits for room then.
+
         Raises PayloadError if the payload is not of the queue's type or would not come back equal; QueueFull if there
         was no room in time; StorageError if the storage failed, and then nothing was stored unless it is
         OutcomeUnknown.
@@ -148,8 +152,7 @@ class Queue(Generic[T]):
             and throttle is debounce is debounce_max is None
             and limits is None
             and rates is None
-            and headers is None
-            and timeout is None
+            and (headers, timeout, connection) == (None, None, None)
             and unique == "open"
             and if_exists == "return"
             and current.get() is None
@@ -165,9 +168,10 @@ class Queue(Generic[T]):
         }  # fmt: skip
 
         def attempt() -> str:
-            return put_encoded(self.store, self.name, data, put_options(self.store, **given), if_exists)
+            return put_encoded(puts, self.name, data, put_options(self.store, **given), if_exists)
 
-        return when_there_is_room(self.store, attempt, timeout)
+        puts = puts_of(self.store, connection)
+        return when_there_is_room(self.store, attempt, timeout, connection)
 
     def put_many(
         self,
@@ -181,6 +185,7 @@ class Queue(Generic[T]):
         rates: Mapping[str, tuple[int, float]] | None = None,
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        connection: object | None = None,
     ) -> list[str]:
         """Store many events, all or none, and return their ids in order; much cheaper than one by one.
 
@@ -205,9 +210,10 @@ class Queue(Generic[T]):
         }
 
         def attempt() -> list[str]:
-            return self.store.storage.put(self.name, packed, put_options(self.store, **given))
+            return puts.put(self.name, packed, put_options(self.store, **given))
 
-        return when_there_is_room(self.store, attempt, timeout) if packed else []
+        puts = puts_of(self.store, connection)
+        return when_there_is_room(self.store, attempt, timeout, connection) if packed else []
 
     # ------------------------------------------------------------------ claiming
 
@@ -323,10 +329,10 @@ class Queue(Generic[T]):
                 claims = self._look(limit)
                 if claims:
                     return claims
-                pause = min(storage.recover(), deadline - monotonic())
-                if pause <= 0:
+                pause, left = storage.recover(), deadline - monotonic()
+                if left <= 0:
                     return []
-                if poller.poll(math.ceil(pause * 1000)):
+                if poller.poll(math.ceil(min(pause, left) * 1000)):  # 0: something is due by now
                     watch.clear()
         finally:
             watch.close()
@@ -424,7 +430,7 @@ class Queue(Generic[T]):
 
         `"cancelled"`, `"requested"` (it runs, and its worker was asked), `"too late"` (it has ended), `"unknown"`.
         """
-        return self._edit(ids, Cancel(reason))
+        return self.store.cancel(self.name, [ids] if isinstance(ids, str) else list(ids), reason)
 
     def retry(self, ids: str | Sequence[str]) -> list[str]:
         """Make events ready again, whatever they ended as, their attempts forgotten. A completed one is put anew.
@@ -445,7 +451,8 @@ class Queue(Generic[T]):
     def purge(self, states: State | str | Iterable[State | str] = WAITING) -> int:
         """Remove all events in some states (waiting ones, if nothing is said), and return how many there were.
 
-        Claimed events cannot be purged: ConfigError. What is put meanwhile may stay.
+        Claimed events cannot be purged: ConfigError. What is put or ends meanwhile may stay, and so may what has just
+        ended, while its worker still has the file in its hands.
         """
         wanted = [a_state(states)] if isinstance(states, str) else [a_state(state) for state in states]
         if State.CLAIMED in wanted:
@@ -463,6 +470,6 @@ class Queue(Generic[T]):
         """Remove the queue with everything in it. Raises StorageError while events of it are claimed."""
         self.store.storage.drop(self.name)
 
-    def _edit(self, ids: str | Sequence[str], edit: Cancel | Requeue | Move | Delete) -> list[str]:
+    def _edit(self, ids: str | Sequence[str], edit: Requeue | Move | Delete) -> list[str]:
         wanted = [ids] if isinstance(ids, str) else list(ids)
         return self.store.storage.edit(self.name, wanted, edit) if wanted else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventq.arguments import Call
 from eventq.capture import captured, noted
@@ -20,6 +20,7 @@ from eventq.stream import YIELDED, end_note, yielded_note
 from eventq.task import RUN_HEADER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import Token
 
     from eventq.app import App
@@ -277,8 +278,9 @@ class Run:
 # ---------------------------------------------------------------- from an event to its run
 
 
-def begin(app: App, claimed: Claimed) -> Run | Outcome:
-    """The run that a claimed event asks for; or the outcome of one that cannot be run here."""
+def begin(app: App, claimed: Claimed, hold: Callable[[str], float | None]) -> Run | Outcome:
+    """The run that a claimed event asks for; or the outcome of one that cannot be run here. `hold` says for how many
+    seconds an event of a task is to wait, if it must not be started now."""
     store = app.store
     try:
         call: Call = store.load(claimed.payload, claimed.codec, Call)
@@ -289,6 +291,9 @@ def begin(app: App, claimed: Claimed) -> Run | Outcome:
     if task is None or task.arguments is None:
         log.warning("task %r of event %s is unknown here; left for another worker", call.task, claimed.id)
         return Skipped()
+    if (delay := hold(task.name)) is not None:
+        log.debug("task %s is switched off; event %s waits", task.name, claimed.id)
+        return Released(delay)
     try:
         options = options_of(task, claimed)
         args, kwargs = task.arguments.unpack(call)
@@ -296,6 +301,32 @@ def begin(app: App, claimed: Claimed) -> Run | Outcome:
         log.error("task %s cannot run with the arguments of event %s: %s", task.name, claimed.id, error)
         return Rejected(failure_of(error))
     return Run(task, options, Claim(store, claimed, call), claimed, args, kwargs)
+
+
+class Asked(NamedTuple):
+    """Who is to be told how a call ends, and of which task it is."""
+
+    user: str
+    task: str
+
+
+def asked_of(run: Run) -> Asked | None:
+    """Who is to be told how a run ends; None for nobody."""
+    user = run.options.notify
+    return None if user is None else Asked(user, run.task.name)
+
+
+def asked_in(app: App, claimed: Claimed) -> Asked | None:
+    """As `asked_of`, of an event that cannot be run here, as far as it says so; it may be no call at all."""
+    try:
+        name: str = app.store.load(claimed.payload, claimed.codec, Call).task
+    except PayloadError:
+        name = ""
+    task, said = app.tasks.get(name), claimed.headers.get(RUN_HEADER)
+    user = None if task is None else task.options.notify
+    if isinstance(said, dict):
+        user = said.get("notify", user)
+    return Asked(user, name) if isinstance(user, str) and user else None
 
 
 def options_of(task: Task[Any, Any], claimed: Claimed) -> Options:

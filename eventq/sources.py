@@ -12,6 +12,7 @@ import functools
 import importlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from urllib.parse import quote
 
 import msgspec
 
@@ -19,12 +20,14 @@ from eventq.codec import BUILT_IN
 from eventq.config import EVERY_TASK, Config, QueueSettings, combine
 from eventq.errors import ConfigError
 from eventq.model import MAX_PLACES, MAX_SECONDS, AtLeastOne, Seconds, Settings
+from eventq.notifications.record import MAX_USER
 from eventq.options import TaskOptions
 from eventq.storage import DEFAULT_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+SQLITE = "sqlite:///"
 PREFIX = "EVENTQ_"
 TASK_PREFIX = "EVENTQ_TASK_"
 FILE = "pyproject.toml"
@@ -71,6 +74,7 @@ TASK_FORMS: dict[str, Any] = {
     "ack": Literal["late", "early"],
     "concurrency": Places | None,
     "capture": bool,
+    "notify": Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_USER)] | None,
 }
 """The options of tasks that can be configured, and what they are in the environment and in a file."""
 OF_THE_CALL = {"at", "key"}
@@ -202,13 +206,23 @@ def from_file(path: str | None) -> dict[str, Any]:
             said[name] = _checked(place, value, _fields()[name])
             if name == "codec":
                 said[name] = _imported_codec(said[name], place)
-            elif name == "url" and "://" not in said[name]:
-                said[name] = os.path.join(os.path.dirname(path or ""), said[name])
+            elif name == "url":
+                said[name] = _beside(path or "", said[name])
     for name, options in said.get("tasks", {}).items():
         said["tasks"][name] = _options(options, f'[tool.eventq.tasks."{name}"] of {path}')
     for name, settings in said.get("queues", {}).items():
         said["queues"][name] = _settings(name, settings, f"[tool.eventq.queues.{name}] of {path}")
     return said
+
+
+def _beside(path: str, url: str) -> str:
+    """A URL as a file says it: a relative path is relative to that file."""
+    folder = os.path.dirname(path)
+    if "://" not in url:
+        return os.path.join(folder, url)
+    if url.startswith(SQLITE):
+        return SQLITE + os.path.join(quote(folder), url.removeprefix(SQLITE))
+    return url
 
 
 def _tool_table(path: str) -> dict[str, Any]:

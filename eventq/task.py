@@ -21,7 +21,7 @@ from eventq.handle import Handle
 from eventq.inbox import came_too_late, inbox_of, put_addressed, serving
 from eventq.model import PutOptions
 from eventq.options import RUN_OPTIONS, CallOptions, Options, checked
-from eventq.put import put_encoded, put_options, when_there_is_room
+from eventq.put import put_encoded, put_options, puts_of, when_there_is_room
 from eventq.stream import StreamHandle
 
 if TYPE_CHECKING:
@@ -191,6 +191,8 @@ class Task(Generic[P, R]):
 
     def _put_to_all(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
         """Store a call for each living worker that knows the task; the ids of their events."""
+        if self.options.connection is not None:
+            raise ConfigError("broadcast() is for workers that live now; leave connection= out")
         if self.options.worker is not None or "queue" in self._said:
             raise ConfigError("broadcast() goes to every worker that knows the task; leave worker= and queue= out")
         self.pack(args, kwargs)  # what could not be called is refused, whoever is there
@@ -229,23 +231,45 @@ class Task(Generic[P, R]):
 
     def _stored(self, queue: str, data: bytes) -> str:
         options, store = self.options, self.app.store
+        puts = puts_of(store, options.connection)
         if self._plain is not None and current.get() is None:
             try:
-                return store.storage.put(queue, (data,), self._plain)[0]
+                return puts.put(queue, (data,), self._plain)[0]
             except QueueFull:
                 log.debug("%s is full: waiting for room", queue)
         if_exists = options.put.get("if_exists", "return")
 
         def attempt() -> str:
-            return put_encoded(store, queue, data, self._put_options(), if_exists)
+            return put_encoded(puts, queue, data, self._put_options(), if_exists)
 
-        return when_there_is_room(store, attempt, options.put_timeout)
+        return when_there_is_room(store, attempt, options.put_timeout, options.connection)
 
     def _stored_many(self, packed: list[bytes]) -> list[str]:
         options, store = self.options, self.app.store
-        return when_there_is_room(
-            store, lambda: store.storage.put(options.queue, packed, self._put_options()), options.put_timeout
-        )
+        puts = puts_of(store, options.connection)
+
+        def attempt() -> list[str]:
+            return puts.put(options.queue, packed, self._put_options())
+
+        return when_there_is_room(store, attempt, options.put_timeout, options.connection)
+
+    def put_later(self, refused: Sequence[str], why: str) -> dict[str, Any]:
+        """What a put says about calls that somebody else puts later, each with a key of its own: a schedule, a run of a
+        workflow. Raises ConfigError for options that belong to a single call: those that are `refused`, `worker` and
+        `connection`; it says `why`."""
+        options = self.options
+        said = [name for name in refused if options.put.get(name) is not None]
+        said += [name for name in ("worker", "connection") if getattr(options, name) is not None]
+        if said:
+            raise ConfigError(f"{self.name} has {said[0]}=, which is for single calls: {why}; leave it out")
+        token = current.set(None)  # the headers of an event that is being handled here are not those of all calls
+        try:
+            put = self._put_options()
+        finally:
+            current.reset(token)
+        names = ("codec", "priority", "headers", "limits", "rates", "max_attempts", "max_crashes", "keep")
+        about = {name: getattr(put, name) for name in names}
+        return {"queue": options.queue, "expires": options.put.get("expires"), **about}
 
     def _put_options(self) -> PutOptions:
         options = self.options

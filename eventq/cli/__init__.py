@@ -37,6 +37,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("logs", "print what the runs of an event have written"),
         "tail": ("tail", "follow what arrives in a queue and how it ends"),
         "workers": ("queues", "list the living workers and what they hold"),
+        "schedules": ("schedules", "list what runs at given times; add, pause, resume, run, remove"),
+        "notifications": ("notifications", "list what a user was told, and mark it as read"),
+        "jobs": ("jobs", "list staged jobs; show, start, abort, restart, enable, disable, reset, remove"),
+        "runs": ("runs", "list the runs of workflows; show, draw, cancel and resume them"),
     },
     "change": {
         "retry": ("edits", "run dead, expired, cancelled or completed events again"),
@@ -45,6 +49,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "purge": ("edits", "delete the events of a queue"),
         "pause": ("queues", "stop all workers from claiming from a queue"),
         "resume": ("queues", "end a pause"),
+        "disable": ("tasks", "switch a task off, for all workers; list those that are off"),
+        "enable": ("tasks", "switch a task on again"),
         "prune": ("queues", "remove ended events that are past their retention"),
     },
     "care": {
@@ -52,6 +58,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "fsck": ("doctor", "check every file of a store against the protocol"),
         "export": ("transfer", "write events as JSON lines"),
         "import": ("transfer", "put exported events into a store"),
+        "copy": ("copy", "move a live store to another storage, and verify it"),
+        "migrate": ("migrate", "make or migrate the tables of a store in a database"),
         "bench": ("bench", "measure this machine's store"),
         "version": ("version", "print the versions in use"),
     },
@@ -132,7 +140,7 @@ def command_parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 def _top_parser() -> argparse.ArgumentParser:
     listing = "\n\n".join(
-        f"{title}:\n" + "\n".join(f"  {name:<9} {text}" for name, (_, text) in group.items())
+        f"{title}:\n" + "\n".join(f"  {name:<13} {text}" for name, (_, text) in group.items())
         for title, group in GROUPS.items()
     )
     parser = argparse.ArgumentParser(

@@ -9,7 +9,8 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from eventq.cli.command import CommandError, masked, store_path, usage
+from eventq.cli.command import CommandError, store_path, usage
+from eventq.config import masked
 
 if TYPE_CHECKING:
     import argparse

@@ -9,7 +9,6 @@ import sys
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -193,15 +192,6 @@ def store_url(args: argparse.Namespace) -> str:
     return read_config().url
 
 
-def masked(url: str) -> str:
-    """A URL that may be shown: without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
-
-
 def store_path(url: str) -> str | None:
     """The directory of a file store, or None for another kind of store."""
     from eventq.storage import file_path
@@ -211,13 +201,19 @@ def store_path(url: str) -> str | None:
 
 
 def require_store(url: str) -> None:
-    """End the command if a file store does not exist; looking must not make one."""
-    path = store_path(url)
-    if path is None:
-        return
-    from eventq.storage.file.probe import is_store
+    """End the command if a store of files does not exist; looking must not make one."""
+    if url.startswith("sqlite://"):
+        from eventq.storage.sql.sqlite.url import file_of
 
-    if not is_store(path):
+        path, exists = file_of(url)
+    else:
+        folder = store_path(url)
+        if folder is None:
+            return
+        from eventq.storage.file.probe import is_store
+
+        path, exists = folder, is_store(folder)
+    if not exists:
         raise CommandError(f"there is no store at {path}; 'eventq put QUEUE PAYLOAD' makes one, --store names another")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventq.cli.command import Command, Exit, masked, require_store, store_path, store_url, usage
+from eventq.cli.command import Command, Exit, require_store, store_path, store_url, usage
 from eventq.cli.console import print_json, printable, styled
 from eventq.cli.version import versions
+from eventq.config import masked
 
 if TYPE_CHECKING:
     import argparse

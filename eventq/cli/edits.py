@@ -24,7 +24,7 @@ from eventq.cli.record import scan
 from eventq.model import OPEN_STATES, Cancel, Delete, Edit, Move, Requeue, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from eventq.storage.base import Storage
 
@@ -116,11 +116,12 @@ def _apply(args: argparse.Namespace, selection: Selection, edit: Edit, verb: str
     with existing_store(args) as storage:
         if selection.queue is not None:
             require_queue(storage, selection.queue)
+        change = _changing(storage, edit)
         for batch in _batches(storage, selection, args):
             if args.dry_run:
                 words["chosen"] += len(batch)
                 continue
-            for id, word in zip(batch, storage.edit(selection.queue, batch, edit), strict=True):
+            for id, word in zip(batch, change(selection.queue, batch), strict=True):
                 kind = verb if isinstance(edit, Requeue) and word not in REFUSED else word
                 words[kind] += 1
                 if selection.queue is None or kind == "requested":
@@ -131,6 +132,16 @@ def _apply(args: argparse.Namespace, selection: Selection, edit: Edit, verb: str
     refused = sum(words[word] for word in REFUSED)
     done = sum(words.values()) - refused
     return Exit.OK if done and not (refused and selection.queue is None) else Exit.FAILED
+
+
+def _changing(storage: Storage, edit: Edit) -> Callable[[str | None, list[str]], list[str]]:
+    """What applies an edit to events of a queue, or of whatever queues: a word for each."""
+    if isinstance(edit, Cancel):
+        from eventq.app import App
+
+        store = App(storage=storage).store  # it knows which events stand for more: for runs of workflows
+        return lambda queue, ids: store.cancel(queue, ids, edit.reason)
+    return lambda queue, ids: storage.edit(queue, ids, edit)
 
 
 def _report(args: argparse.Namespace, words: Counter[str], changed: list[dict[str, str]]) -> None:
@@ -221,7 +232,8 @@ COMMANDS = {
     "cancel": Command(
         _cancel_options,
         _cancel,
-        "End waiting events as cancelled. The worker of a claimed one is asked to stop ('requested').",
+        "End waiting events as cancelled. The worker of a claimed one is asked to stop ('requested'), and with the\n"
+        "event of a run of a workflow the run is cancelled.",
     ),
     "move": Command(_move_options, _move, "Move waiting events to another queue; they keep their id and their age."),
     "purge": Command(

@@ -12,7 +12,6 @@ from eventq.cli.command import (
     Command,
     Exit,
     existing_store,
-    masked,
     require_queue,
     seconds,
     store_url,
@@ -20,8 +19,10 @@ from eventq.cli.command import (
 )
 from eventq.cli.console import Progress, duration, print_json, print_table, printable, styled, timestamp
 from eventq.cli.record import scan
+from eventq.config import masked
 from eventq.inbox import inbox_of, is_shown
 from eventq.model import FINAL_STATES, Delete, Filter, Settings, State, Stats, Worker
+from eventq.schedule.ticks import QUEUE as SCHEDULES
 from eventq.store import Store
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def claims_from(worker: Worker, queue: str) -> bool:
-    """Whether a worker claims from a queue, be it its own inbox."""
-    return queue in worker.queues or (bool(worker.serves) and queue == inbox_of(worker.id))
+    """Whether a worker claims from a queue, be it its own inbox, or the one of schedules."""
+    return queue in worker.queues or (bool(worker.serves) and queue in (inbox_of(worker.id), SCHEDULES))
 
 
 def is_paused(settings: Settings) -> bool:

@@ -12,9 +12,10 @@ from eventq.cli.command import Command, Exit, event_id, existing_store
 from eventq.cli.console import duration, print_json, printable, styled, timestamp
 from eventq.cli.record import STATE_STYLES, failure_text, scan
 from eventq.codec import choose
+from eventq.disabled import disabled_among
 from eventq.inbox import addressee_of
 from eventq.model import FINAL_STATES, Filter, State
-from eventq.retry import SUSPECT_CRASHES
+from eventq.retry import is_suspect
 
 if TYPE_CHECKING:
     import argparse
@@ -101,6 +102,7 @@ class Case:
     # ------------------------------------------------------------------ what it waits for
 
     def _obstacles(self) -> Iterator[Finding]:
+        yield from self._switched_off()
         yield from self._delay()
         yield from self._pause()
         yield from self._nobody()
@@ -111,7 +113,7 @@ class Case:
         for name, (number, per) in self._record.rates.items():
             text = f"rate {name!r}: at most {number} start in {per:.10g} s, over all workers; it may wait for that"
             yield Finding("rate", text)
-        if self._record.crashes >= SUSPECT_CRASHES:
+        if is_suspect(self._record.crashes, self._record.max_crashes):
             text = f"{self._record.crashes} workers died while they ran it, so it is started only alone in a process"
             yield Finding("suspect", text)
 
@@ -134,6 +136,14 @@ class Case:
         queue = self._record.queue
         end = f"until 'eventq resume {queue}'" if until is None else f"until {self._moment(until)}"
         yield Finding("paused", f"queue {queue!r} is paused {end}", timestamp(until))
+
+    def _switched_off(self) -> Iterator[Finding]:
+        """Whether its task is off: then it comes up now and then, and is given back."""
+        found = disabled_among(self._storage, [self._task] if self._task else [])
+        for each in found.values():
+            why = f" ({each.reason})" if each.reason else ""
+            text = f"its task {each.task!r} is switched off {self._moment(each.since.timestamp())}, by {each.by}{why}"
+            yield Finding("disabled", f"{text}; 'eventq enable {each.task}' ends that")
 
     def _nobody(self) -> Iterator[Finding]:
         if (addressee := addressee_of(self._record.queue)) is not None:
@@ -301,9 +311,9 @@ COMMANDS = {
         "examples:\n"
         "  eventq why 18ea0184bd2f4700714f1543ee2de643000001.00000\n"
         "  eventq why $ID --json | jq -r '.findings[].code'\n\n"
-        "codes with --json: ready, place, delayed, retry, due, expires, paused, no_worker, worker_gone, addressed,\n"
-        "unknown_task, skipped, concurrency, limit, rate, suspect, running, orphaned, completed, dead, expired,\n"
-        "cancelled, attempts, key, unknown.\n\n"
+        "codes with --json: ready, place, disabled, delayed, retry, due, expires, paused, no_worker, worker_gone,\n"
+        "addressed, unknown_task, skipped, concurrency, limit, rate, suspect, running, orphaned, completed, dead,\n"
+        "expired, cancelled, attempts, key, unknown.\n\n"
         "exit codes: 0 there is a record of it; 1 there is none.",
     )
 }

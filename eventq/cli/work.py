@@ -84,6 +84,8 @@ class Work:
         self.killing: bool = False
         self._environment = _environment(args)
         self._lock = threading.Lock()
+        self._begun = 0
+        """Commands that run, or are being started: they count, though nobody could kill them yet."""
         self._running: set[Program] = set()
         self._threads = [
             threading.Thread(target=self._loop, name=f"eventq-work-{number}") for number in range(args.concurrency)
@@ -126,7 +128,7 @@ class Work:
 
     def _announce(self) -> None:
         with self._lock:
-            number = len(self._running)
+            number = self._begun
         if number and not self.killing:
             text = f"stopping: {number} running, {self.args.grace:g} s to finish; a second signal kills"
             print(f"eventq work: {text}", file=sys.stderr, flush=True)
@@ -155,8 +157,15 @@ class Work:
             self.error = self.error or error
             self.stopping = True
 
+    def _begin(self) -> bool:
+        """Whether another command may begin. Who announces the stop looks under the same lock, and counts it if so."""
+        with self._lock:
+            begins = not self.stopping
+            self._begun += begins
+        return begins
+
     def _handle(self, claim: Claim[Any]) -> None:
-        if self.stopping:
+        if not self._begin():
             claim.release()  # claimed in the instant of the signal
             return
         try:
@@ -186,14 +195,17 @@ class Work:
             "EVENTQ_QUEUE": event.queue,
             "EVENTQ_HEADERS": msgspec.json.encode(event.headers).decode(),
         }
-        program = Program(self.args.command, environment, capture=self.args.result != "none")
-        with self._lock:
-            self._running.add(program)
+        program = None
         try:
+            program = Program(self.args.command, environment, capture=self.args.result != "none")
+            with self._lock:
+                self._running.add(program)
             return program.finish(_stdin(event.payload, self.args.raw), self.args.timeout)
         finally:
             with self._lock:
-                self._running.discard(program)
+                self._begun -= 1
+                if program is not None:
+                    self._running.discard(program)
 
     def _settle(self, claim: Claim[Any], ended: Ended) -> None:
         if ended.killed:

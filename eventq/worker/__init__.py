@@ -21,7 +21,7 @@ from eventq.run import CANCELLED, STOPPED, TIMED_OUT, Run
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.wakeup import Wakeup
 from eventq.worker.control import Control, Running, WorkerStats
-from eventq.worker.crew import Crew
+from eventq.worker.crew import PATIENCE, Crew
 from eventq.worker.intake import Intake, weights_of
 
 if TYPE_CHECKING:
@@ -128,8 +128,9 @@ class Worker:
         id, self._recycled, self._introduced = self.id, False, False
         storage = self.app.store.storage
         control = self._control = Control(self, storage)
-        intake = Intake(storage, self.queues, control)
-        crew = self._crew = Crew(self.app, intake, self.concurrency, self._carry_out, self._stir)
+        apart = (self.app.schedules.queue, self.app.workflows.queue)  # the control takes what is in there
+        intake = Intake(storage, {name: weight for name, weight in self.queues.items() if name not in apart}, control)
+        crew = self._crew = Crew(self.app, intake, control.switches, self.concurrency, self._carry_out, self._stir)
         crew.burst, crew.most = burst, self.max_tasks
         self._since = SYSTEM.now()
         with Wakeup() as self._wakeup, self._hearing_signals(self._wakeup), Capturing():
@@ -138,6 +139,7 @@ class Worker:
                 self._introduce()  # first: who is told of it may address it
                 self.app.hooks.tell("worker_started", self)
                 log.info("worker %s serves %s; its tasks: %s", id, *self._about())
+                control.look_at_switches()
                 crew.start()
                 self._watch_over(crew)
                 code = self._wind_up(crew, intake)
@@ -255,7 +257,7 @@ class Worker:
 
     def _watch_over(self, crew: Crew) -> None:
         """Until the crew has ended, or a stop is asked for."""
-        look_at = 0.0
+        look_at, begun = 0.0, -1
         while not (self._is_worn(crew) or crew.over or self._stop_asked):
             now = SYSTEM.monotonic()
             if now >= look_at:
@@ -263,11 +265,11 @@ class Worker:
                 self._look(crew)
             self._look_at_runs(crew)
             crew.asleep = True
-            if crew.idle:
+            if crew.idle and crew.begun == begun:
                 self._rest(None if self.max_tasks is None and self.max_bytes is None else LOOK_INTERVAL)
-            else:
-                crew.asleep = False
-                self._rest(min(crew.watch_over(), self._next_deadline(crew)))
+            else:  # also in the pauses between runs: each would else wake this thread
+                crew.asleep, begun = False, crew.begun
+                self._rest(min(PATIENCE if crew.idle else crew.watch_over(), self._next_deadline(crew)))
             crew.asleep = False
 
     def _is_worn(self, crew: Crew) -> bool:
@@ -309,7 +311,10 @@ class Worker:
         for run in list(crew.runs):
             self._end_early(crew, run, STOPPED)
         until = SYSTEM.monotonic() + FORCE_TIMEOUT
-        while any(run.task.on_loop or self._is_apart(run) for run in list(crew.runs)) and SYSTEM.monotonic() < until:
+        while SYSTEM.monotonic() < until and (
+            crew.claiming  # it would take what is handed back
+            or any(run.task.on_loop or self._is_apart(run) for run in list(crew.runs))
+        ):
             self._rest(0.01)
         for run in list(crew.runs):
             try:

@@ -1,4 +1,5 @@
-"""What is asked of a worker itself, and what it does about it: pings and stops; and clearing up after the dead."""
+"""What a worker does beside its tasks: it answers what is asked of it, pings and stops; sees which tasks are switched
+off; keeps the schedules; and clears up after the dead, and what users were told long ago."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from eventq.errors import EventqError, StorageClosed
 from eventq.handle import Handle
 from eventq.inbox import addressee_of, clear, control_of, inbox_of, is_serving, serving, unknown
 from eventq.model import Cancel, Completed, Delete, PutOptions, Rejected
+from eventq.notifications.record import is_box
 from eventq.storage.base import LOOK_INTERVAL
+from eventq.worker.switches import Switches
 
 if TYPE_CHECKING:
     from eventq.model import Claimed, Outcome
@@ -33,7 +36,11 @@ CLEAR_INTERVAL = 2.0
 """Seconds between two looks for inboxes whose worker has gone."""
 KEPT_INTERVAL = 60.0
 """Likewise for one in which there are only records, which stay until they are pruned."""
+PRUNE_INTERVAL = 600.0
+"""Seconds between two rounds of all users' notifications."""
 BATCH = 16
+SCHEDULES_BUDGET = 0.05
+"""Seconds for schedules that are due, in one look: whoever looks has other things to do."""
 
 
 class Running(NamedTuple):
@@ -77,7 +84,8 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Control:
-    """A running worker's side. `look` is called by whichever of its threads has time, several times a second."""
+    """A running worker's side. `look` is called by whichever of its threads has time, several times a second; schedules
+    that are due are kept with each, also while there is no room for runs."""
 
     def __init__(self, worker: Worker, storage: Storage) -> None:
         self._worker = worker
@@ -87,35 +95,88 @@ class Control:
         """The queue of calls that this worker alone runs. It is not there before somebody makes such a call."""
         self.called: bool = False
         """Whether it is there, as the last look has found."""
+        self.beside: tuple[str, ...] = ()
+        """The queues to watch beside the worker's own, likewise."""
+        self._schedules = worker.app.schedules
+        self._firing = worker.app.schedules.firing()
+        self._scheduled = False
+        self.switches: Switches = Switches(worker.app)
+        """Which of its tasks are switched off."""
+        self._notifications = worker.app.notifications
+        self._next_prune = 0.0
+        self._to_prune: list[str] = []
+        self._workflows = worker.app.workflows
+        self._runs_go_on = False
+        self._reconciled = False
         self._lock = threading.Lock()
         self._next_look = 0.0
         self._next_clearing = 0.0
         self._kept_until: dict[str, float] = {}
 
-    def look(self, at_once: bool = False) -> None:
-        """Answer what was asked, and now and then clear up after workers that have gone. What fails is tried again."""
-        if (SYSTEM.monotonic() < self._next_look and not at_once) or not self._lock.acquire(blocking=False):
-            return
+    def look(self, at_once: bool = False) -> bool:
+        """Answer what was asked, put the runs of schedules that are due, and now and then clear up after workers that
+        have gone. What fails is tried again. Whether more is due than there was time for.
+
+        Who comes while another looks goes away, but for a look `at_once`: that waits, and so finds what the other one
+        has put."""
+        is_time = at_once or SYSTEM.monotonic() >= self._next_look
+        if not (is_time or self._scheduled or self._runs_go_on) or not self._lock.acquire(blocking=at_once):
+            return False
         try:
-            now = SYSTEM.monotonic()
-            self._next_look = now + LOOK_INTERVAL / 2  # less, or a caller that is a moment early comes in vain
-            queues = self._storage.queues()
-            self.called = self.inbox in queues
-            if control_of(self._id) in queues:
-                self._answer()
-            if now >= self._next_clearing:
-                self._next_clearing = now + CLEAR_INTERVAL
-                self._clear_up(queues, now)
+            if is_time:
+                self._look_around()
+            more = self._runs_go_on and self._workflows.engine.look()
+            return (self._scheduled and self._firing.fire_due(SCHEDULES_BUDGET)) or more
         except StorageClosed:
             log.debug("worker %s: its store was closed", self._id)
         except EventqError as error:
             log.warning("a look at what is asked of worker %s failed and is repeated: %s", self._id, error)
         finally:
             self._lock.release()
+        return False
+
+    def _look_around(self) -> None:
+        now = SYSTEM.monotonic()
+        self._next_look = now + LOOK_INTERVAL / 2  # less, or a caller that is a moment early comes in vain
+        self.switches.look()
+        queues = self._storage.queues()
+        self.called, self._scheduled = self.inbox in queues, self._schedules.queue in queues
+        self._runs_go_on = self._workflows.queue in queues
+        self.beside = tuple(
+            each for each in (self.inbox, self._schedules.queue, self._workflows.queue) if each in queues
+        )
+        self._workflows.engine.sweep(queues)
+        if control_of(self._id) in queues:
+            self._answer()
+        if now >= self._next_clearing:
+            self._next_clearing = now + CLEAR_INTERVAL
+            self._clear_up(queues, now)
+        self._prune_notifications(queues, now)
+        if not self._reconciled:
+            self._worker.app.jobs.reconcile()
+            self._schedules.reconcile()
+            self._reconciled = True
+
+    def look_at_switches(self) -> None:
+        """See which tasks are switched off, before anything is claimed; if the storage fails, with the first look for
+        which it works again."""
+        try:
+            self.switches.look()
+        except EventqError as error:
+            log.warning("worker %s cannot see yet which tasks are switched off: %s", self._id, error)
+
+    def _prune_notifications(self, queues: list[str], now: float) -> None:
+        """Now and then remove notifications that are past their time; those of one user in one look."""
+        if now >= self._next_prune:
+            self._next_prune = now + PRUNE_INTERVAL
+            self._to_prune = [queue for queue in queues if is_box(queue)]
+        if self._to_prune:
+            self._notifications.prune_box(self._to_prune.pop())
 
     def leave(self) -> None:
         """The worker ends: cancel what still waits for it. What cannot be done now is done by the others."""
         try:
+            self._firing.leave()
             clear(self._storage, self._id)
         except StorageClosed:
             log.debug("worker %s: its store was closed before its inbox was empty", self._id)

@@ -16,7 +16,8 @@ from eventq.clock import perf_counter
 from eventq.errors import ClaimLost, StorageClosed, StorageError
 from eventq.inbox import inbox_of
 from eventq.model import Dropped, Rejected, Released, Retried, Skipped, State
-from eventq.run import Run, begin
+from eventq.notifications.record import notify_end
+from eventq.run import Asked, Run, asked_in, asked_of, begin
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.task import UNKNOWN
 from eventq.worker.loop import Loop
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from eventq.app import App
     from eventq.model import Claimed, Outcome
     from eventq.worker.intake import Intake
+    from eventq.worker.switches import Switches
 
 log: logging.Logger = logging.getLogger("eventq.worker")
 
@@ -34,8 +36,12 @@ PATIENCE = 0.002
 """Seconds that a run may take before somebody else leads."""
 SHORT = 0.0005
 """Seconds: a task that took less lately is run by the leader itself."""
+CATCH_UP_AFTER = 0.005
+"""Seconds for which what follows from a step of a workflow may wait for further steps of the same run."""
 FAILURES = (Retried, Rejected)
 """What a run that failed leads to."""
+OPEN = (Skipped, Released)
+"""What an event that is not run leads to, if others may run it, or this worker later."""
 
 
 class Crew:
@@ -45,8 +51,9 @@ class Crew:
     """
 
     def __init__(
-        self, app: App, intake: Intake, concurrency: int, carry_out: Callable[[Run], Outcome], stir: Callable[[], None]
-    ) -> None:
+        self, app: App, intake: Intake, switches: Switches, concurrency: int, carry_out: Callable[[Run], Outcome],
+        stir: Callable[[], None],
+    ) -> None:  # fmt: skip
         self.runs: set[Run] = set()
         """What runs now, in threads or on the loop."""
         self.count: int = 0
@@ -65,17 +72,27 @@ class Crew:
         """Whether nothing more is claimed."""
         self.waiting: bool = False
         """Whether its leader waits for an event."""
+        self.claiming: bool = False
+        """Whether its leader may claim one at this moment."""
         self.asleep: bool = False
         """Set by whoever watches over the crew, before a sleep that only `stir` ends."""
         self.loop: Loop = Loop(intake.wake)
         self._app = app
+        self._idle_since: float | None = None
+        """Since when a burst has found nothing to claim, while nothing runs here."""
         self._intake = intake
+        self._switches = switches
         self._concurrency = concurrency
         self._carry_out = carry_out
         self._stir = stir
         self._lead = threading.Lock()
         self._mutex = threading.Lock()
         self._looking = threading.Lock()
+        self._claim_took = 0.0
+        """Seconds, for the last event that was there when it was asked for."""
+        self._one_by_one = False
+        """Whether nothing was there to run but what followed in a run of a workflow: so it will be with its next step,
+        and a look for something else, which costs about as much as going on with it, is in vain."""
         self._term = 0
         self._short_since = 0.0
         self._followers = 0
@@ -158,6 +175,7 @@ class Crew:
                     self._pass_on(term)
                     return
                 self._start(run, term)
+            self._app.workflows.engine.catch_up()  # what was left for a lead that was taken meanwhile
 
     def _start(self, run: Run, term: int) -> None:
         """Run it as the leader, or pass the lead on before."""
@@ -170,7 +188,7 @@ class Crew:
         self.loop.hand_over()
         if run.task.usual < SHORT:
             self._short_since = perf_counter()
-            self._run(run)
+            self._run(run, term)
             with self._mutex:
                 if self._term == term:
                     self._short_since = 0.0
@@ -194,58 +212,98 @@ class Crew:
 
     def _next(self) -> Run | None:
         """The next run; None when it is time to go."""
+        engine = self._app.workflows.engine
         while True:
             self._settle_finished()
+            engine.catch_up(CATCH_UP_AFTER)
             if self.stopping and not self.loop.count:
+                engine.catch_up()
                 return None
             if self.stopping or len(self.runs) >= self._concurrency:
                 self.loop.hand_over()
+                engine.catch_up()
                 self._intake.wait_for_wake()
                 continue
             try:
-                claimed = self._claimed()
+                claimed = self._claim()
             except StorageError as error:
                 self._after_failure(error)
                 continue
             if claimed is None:
                 continue
-            if self.stopping:  # the stop came during the claim
-                self._settle(claimed, Released())
-                continue
-            run = begin(self._app, claimed)
+            run = begin(self._app, claimed, self._switches.hold)
             if isinstance(run, Run):
                 self.begun += 1
                 if self.begun == self.most:
                     self.stop()
                 return run
-            self._settle(claimed, self._refused(claimed, run))
+            self._refuse(claimed, run)
 
-    def _refused(self, claimed: Claimed, outcome: Outcome) -> Outcome:
-        """How an event ends that cannot be run here: nobody else takes what is in this worker's inbox."""
+    def _refuse(self, claimed: Claimed, outcome: Outcome) -> None:
+        """Settle an event that cannot be run here, or not now: nobody else takes what is in this worker's inbox."""
         if isinstance(outcome, Skipped) and claimed.queue == inbox_of(self._app.store.storage.worker):
-            return Dropped(State.CANCELLED, f"worker {self._app.store.storage.worker} does not know the task")
-        return outcome
+            outcome = Dropped(State.CANCELLED, f"worker {self._app.store.storage.worker} does not know the task")
+        began = perf_counter()
+        self._settle(claimed, outcome, asked=None if isinstance(outcome, OPEN) else asked_in(self._app, claimed))
+        if isinstance(outcome, Released):
+            self._switches.took(self._claim_took + perf_counter() - began)
+
+    def _claim(self) -> Claimed | None:
+        """As `_claimed`; what was claimed while the stop came goes back."""
+        self.claiming = True
+        try:
+            claimed = None if self.stopping else self._claimed()
+            if claimed is not None and self.stopping:
+                self._settle(claimed, Released())
+                claimed = None
+        finally:
+            self.claiming = False
+        return claimed
 
     def _claimed(self) -> Claimed | None:
         """An event to run; None if something else needs attention."""
+        engine = self._app.workflows.engine
+        if self._one_by_one and engine.waiting:
+            self.loop.hand_over()
+            self._one_by_one = engine.catch_up()
+        began = perf_counter()
         claimed = self._intake.next(fresh=False)
         if claimed is not None:
+            self._claim_took = perf_counter() - began
             return claimed
         self.loop.hand_over()
+        if engine.waiting:
+            self._one_by_one = engine.catch_up()
+            return None
         self.waiting = True
         try:
             if not self.burst:
                 return self._intake.wait()
+            idle = not self.runs  # asked before the look: what ends meanwhile may be ready again
             self.recover()  # what the dead have left is to be run, too
-            self._intake.look()
+            more = self._intake.look()
             claimed = self._intake.next()
-            if claimed is None and not self.runs:
+            if claimed is None and more:
+                return None
+            if claimed is not None or not idle:
+                self._idle_since = None
+            if claimed is None and idle and self._is_over():
                 self.stop()
             elif claimed is None:
                 self._intake.wait_for_wake()
             return claimed
         finally:
             self.waiting = False
+
+    def _is_over(self) -> bool:
+        """Whether an idle burst is over. Where it takes a while to see that a worker has died, not before nobody can be
+        dead who holds something."""
+        storage = self._app.store.storage
+        if not storage.absence or not self._intake.others_run():
+            return True
+        now = perf_counter()
+        self._idle_since = self._idle_since or now
+        return now - self._idle_since > storage.absence + 2 * LOOK_INTERVAL
 
     def _after_failure(self, error: StorageError) -> None:
         """Wait for a storage that failed, longer each time, and no longer than until the stop."""
@@ -267,35 +325,42 @@ class Crew:
 
     # ------------------------------------------------------------------ running and settling
 
-    def _run(self, run: Run) -> None:
+    def _run(self, run: Run, term: int | None = None) -> None:
         task = run.task
         began = perf_counter()
         outcome = self._carry_out(run)
         took = perf_counter() - began
         task.usual = took if task.usual == UNKNOWN else task.usual + 0.2 * (took - task.usual)
-        self._end(run, outcome)
+        self._end(run, outcome, term)
 
     def _settle_finished(self) -> None:
         """Settle what the loop has finished."""
         while (done := self.loop.take_finished()) is not None:
             run, outcome = done
             run.keep_output()
-            self._end(run, outcome)
+            self._end(run, outcome, self._term)
 
-    def _end(self, run: Run, outcome: Outcome) -> None:
-        self._settle(run.claimed, outcome)
+    def _end(self, run: Run, outcome: Outcome, term: int | None) -> None:
+        """What follows a run: by the leader of a term, or by a thread that does not lead."""
+        self._settle(run.claimed, outcome, term is not None, asked_of(run))
         self.runs.discard(run)
         self.count += 1
         if isinstance(outcome, FAILURES):
             self.failed += 1
-        if self.burst or len(self.runs) + 1 >= self._concurrency:
-            self._intake.wake()
+        if self._term != term and (self.burst or len(self.runs) + 1 >= self._concurrency):
+            self._intake.wake()  # another one leads, and may wait for this
 
-    def _settle(self, claimed: Claimed, outcome: Outcome) -> None:
-        """Settle an event, however long the storage takes to work again."""
+    def _settle(self, claimed: Claimed, outcome: Outcome, leads: bool = False, asked: Asked | None = None) -> None:
+        """Settle an event, however long the storage takes to work again, and tell before whoever has asked to be told.
+        Who leads comes by again before it rests."""
         settle = self._app.store.storage.settle
+        engine = self._app.workflows.engine if claimed.headers else None
         for pause in storage_pauses():
             try:
+                if asked is not None:
+                    notify_end(self._app.store, asked.user, "task", asked.task, claimed, outcome)
+                if engine is not None:
+                    outcome = engine.arriving(claimed, outcome)
                 settle(claimed, outcome)
             except ClaimLost as error:
                 log.warning("event %s was lost before it was settled: %s", claimed.id, error)
@@ -305,6 +370,9 @@ class Crew:
                 log.error("event %s cannot be settled: %s; tried again in %.1f s", claimed.id, error, pause)
                 clock.sleep(pause)
                 continue
+            else:
+                if engine is not None:
+                    engine.arrived(claimed, later=leads)
             return
 
 

@@ -85,15 +85,15 @@ class Intake:
         return order
 
     def wait(self) -> Claimed | None:
-        """The next event, as soon as there is one; None once `wake` is called, or the inbox has come into being.
+        """The next event, as soon as there is one; None once `wake` is called, or there are further queues to watch.
 
         The watches are open only meanwhile: an open one tells busy workers that somebody here is idle. What came before
         them is found by looking again.
         """
         watches: list[Watch] = []
-        control, called = self._control, self._control.called
+        control, beside = self._control, self._control.beside
         try:
-            for queue in (control.inbox, *self._queues) if called else self._queues:
+            for queue in (*beside, *self._queues):
                 watches.append(self._storage.watch(queue=queue))  # noqa: PERF401 - if one fails, the others are closed
             poller = select.poll()
             poller.register(self._wakeup, select.POLLIN)
@@ -101,8 +101,7 @@ class Intake:
             for number in by_number:
                 poller.register(number, select.POLLIN)
             while (found := self.next()) is None:
-                control.look()  # nobody else may be awake
-                if control.called != called:
+                if control.look() or control.beside != beside:  # nobody else may be awake
                     return None
                 for number, _ in poller.poll(math.ceil(self._storage.recover() * 1000)):
                     if number == self._wakeup.fileno():
@@ -114,9 +113,14 @@ class Intake:
             for watch in watches:
                 watch.close()
 
-    def look(self) -> None:
-        """Look at once for what is asked of the worker, and for calls to it alone."""
-        self._control.look(at_once=True)
+    def others_run(self) -> bool:
+        """Whether anything is claimed in the queues; for who runs nothing itself, by others."""
+        return any(self._storage.stats(queue).claimed for queue in self._queues)
+
+    def look(self) -> bool:
+        """Look at once for what is asked of the worker, for calls to it alone, and for schedules that are due; whether
+        there are more of these."""
+        return self._control.look(at_once=True)
 
     def wait_for_wake(self, seconds: float = LOOK_INTERVAL) -> None:
         """Wait until `wake` is called, or the time is over; claims nothing."""

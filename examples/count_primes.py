@@ -23,9 +23,9 @@ from typing import Any
 
 import eventq
 
-if __name__ == "__main__":  # a store for this run alone; the children import this file, and inherit the variable
+if __name__ == "__main__":  # a store for this run alone, which its children inherit
     room = tempfile.TemporaryDirectory()
-    os.environ["EVENTQ_URL"] = room.name
+    os.environ.setdefault("EVENTQ_URL", room.name)
 
 app = eventq.App()
 LIMIT, PARTS = 600_000, 8

@@ -26,7 +26,7 @@ import eventq
 
 if __name__ == "__main__":  # a store for this run alone
     room = tempfile.TemporaryDirectory()
-    os.environ["EVENTQ_URL"] = room.name
+    os.environ.setdefault("EVENTQ_URL", room.name)
 
 app = eventq.App()
 PAGES, SLOW, BUSY = 21, {3, 8, 13}, 7

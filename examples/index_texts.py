@@ -24,9 +24,9 @@ from pathlib import Path
 
 import eventq
 
-if __name__ == "__main__":  # a store for this run alone; the workers import this file, and inherit the variable
+if __name__ == "__main__":  # a store for this run alone, which its workers inherit
     room = tempfile.TemporaryDirectory()
-    os.environ["EVENTQ_URL"] = room.name
+    os.environ.setdefault("EVENTQ_URL", room.name)
 
 app = eventq.App()
 

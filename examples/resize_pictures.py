@@ -45,7 +45,7 @@ def main() -> None:
         print(f"put {len(ids)} pictures")
 
         processes = multiprocessing.get_context("spawn")
-        workers = [processes.Process(target=work, args=(f"{folder}/store",)) for _ in range(3)]
+        workers = [processes.Process(target=work, args=(app.config.url,)) for _ in range(3)]
         for worker in workers:
             worker.start()
         names = [app.handle(event_id).result(timeout=30) for event_id in ids]

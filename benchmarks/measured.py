@@ -28,6 +28,8 @@ class Measured(abc.ABC):
     requires: ClassVar[str | None] = None
     """The module that must be importable, and the distribution whose version is shown."""
     distribution: ClassVar[str | None] = None
+    driver: ClassVar[str | None] = None
+    """A further module that must be importable."""
     imports: ClassVar[str] = ""
     """What a program imports to use it; `preloads` is not counted."""
     preloads: ClassVar[str] = ""
@@ -38,6 +40,8 @@ class Measured(abc.ABC):
     binary: ClassVar[bool] = False
     batches: ClassVar[bool] = True
     """Has a call, or a transaction, that puts many at once."""
+    keeps: ClassVar[bool] = False
+    """Keeps what is done, with its value: see `System.remember`."""
 
     @abc.abstractmethod
     def __init__(self, folder: Path) -> None: ...
@@ -48,9 +52,10 @@ class Measured(abc.ABC):
     @classmethod
     def missing(cls) -> str | None:
         """Why this system cannot be measured here; None if it can."""
-        if cls.requires is None or importlib.util.find_spec(cls.requires) is not None:
-            return None
-        return f"not installed: pip install {cls.distribution or cls.requires}"
+        for module, distribution in ((cls.requires, cls.distribution), (cls.driver, None)):
+            if module is not None and importlib.util.find_spec(module) is None:
+                return f"not installed: pip install {distribution or module}"
+        return None
 
     @classmethod
     def version(cls) -> str:

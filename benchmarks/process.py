@@ -2,6 +2,7 @@
 
 - `cell ROW SIZE` runs one row once; its last line is the outcome as JSON.
 - `fill FIRST COUNT SECONDS` puts payloads; answers how many.
+- `remember COUNT` stores events that are done.
 - `claim IDLE NAP` says `ready`, delivers until told and idle; answers what came, and when the last did.
 - `wake IDLE` does the same; answers how old each payload was when it came.
 - `hold` says `ready`, then `got` and the time for each event, and holds it until told.
@@ -131,6 +132,13 @@ def fill(system: type[System], folder: Path, first: str, count: str, seconds: st
     print(json.dumps({"put": done}), flush=True)
 
 
+def remember(system: type[System], folder: Path, count: str) -> None:
+    queue = system(folder)
+    queue.remember(int(count))
+    queue.close()
+    print(json.dumps({}), flush=True)
+
+
 def deliver_until_told(queue: System, sink: Sink, idle: float) -> None:
     """Deliver until standard input says that no more will be put, and then until idle."""
     told = False
@@ -196,6 +204,7 @@ def cell(system: type[System], folder: Path, row: str, size: str) -> None:
 ROLES: dict[str, Callable[..., None]] = {
     "cell": cell,
     "fill": fill,
+    "remember": remember,
     "claim": claim,
     "wake": wake,
     "hold": hold,

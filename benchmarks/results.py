@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.row import Row
+from benchmarks.row import Goal, Row
 from benchmarks.rows import ROWS
 from benchmarks.sizes import PAYLOAD, Size
 from benchmarks.systems import BASELINE, SYSTEMS, Measured
@@ -76,6 +76,17 @@ class Results:
             return None
         return theirs / ours if row.less else ours / theirs
 
+    def reached(self, row: Row, goal: Goal) -> float | None:
+        """How many times the figure of a goal eventq has; None where one of the two has none above zero."""
+        ours = self.family(row, "eventq")
+        if ours is None:
+            return None
+        other = self.cells.get((goal.row or row.name, goal.system or ours.name))
+        mine, theirs = self.of(row, ours).median, other.median if other else None
+        if mine is None or theirs is None or mine <= 0 or theirs <= 0:
+            return None
+        return theirs / mine if row.less else mine / theirs
+
     def best_peer(self, row: Row, *others: str) -> type[Measured] | None:
         """The best of those that are neither eventq nor SQLite nor in the given families."""
         peers = [
@@ -122,6 +133,7 @@ class Results:
                 "unit": row.unit,
                 "better": "less" if row.less else "more",
                 "ratio_to": BASELINE[row.mode],
+                "goals": [{**dataclasses.asdict(goal), "reached": self.reached(row, goal)} for goal in row.goals],
                 "systems": {system.name: self._cell(row, system) for system in self.systems(row)},
             }
             for row in self.rows()

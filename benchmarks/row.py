@@ -42,6 +42,15 @@ class Cell(Generic[M]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What eventq should reach: so many times the figure of another system, or of its own in another row."""
+
+    times: float
+    system: str | None = None
+    row: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     name: str
     title: str
@@ -57,11 +66,14 @@ class Row:
     plotted: bool = False
     compared: bool = True
     """A ratio says something: not so for what is near zero."""
+    goals: tuple[Goal, ...] = ()
 
     def refusal(self, system: type[Measured]) -> str | None:
         """Why a system cannot do this row; None if it can."""
         if self.needs == "batches" and not system.batches:
             return "has no batches"
+        if self.needs == "keeps" and not system.keeps:
+            return "keeps nothing of what is done"
         if self.needs == "recovers" and not system.recovers:
             return "a killed claimer's event does not move on by itself"
         return None

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.process import FOREVER, Claimer, answers, claimers, filled, payloads, put_for
-from benchmarks.row import READ_BACK, Cell, Outcome, Row, check, quantile
+from benchmarks.row import READ_BACK, Cell, Goal, Outcome, Row, check, quantile
 from benchmarks.sizes import PAYLOAD
-from benchmarks.tasks.rows import TASK_ROWS
+from benchmarks.tasks.rows import STORE_TASK_ROWS, TASK_ROWS
+from benchmarks.tasks.workflow_rows import WORKFLOW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,9 +106,12 @@ def put_many_row(cell: Cell[System]) -> Outcome:
     return batch_row(cell, cell.size.many, cell.size.many * 10)
 
 
-def drain_row(cell: Cell[System]) -> Outcome:
+def drain_row(cell: Cell[System], history: int = 0) -> Outcome:
+    """Of a store that has so many events done and kept already."""
     size = cell.size
     cell.make()
+    if history:
+        remember(cell, max(1, int(history * size.backlog)))
     put = filled(cell.system, cell.folder, 0, size.events, size.seconds)
     came: list[Any] = []
     append, clock, queue = came.append, time.perf_counter, cell.open()
@@ -122,6 +126,12 @@ def drain_row(cell: Cell[System]) -> Outcome:
     spent = clock() - start
     queue.close()
     return {"value": len(came) / spent, "check": read_back(cell, put, came)}
+
+
+def remember(cell: Cell[System], count: int) -> None:
+    """What is done is stored by a process of its own, and written, before the drain is timed."""
+    Claimer("remember", cell.system, cell.folder, count).answer()
+    os.sync()
 
 
 def backlog_row(cell: Cell[System], backlog: int) -> Outcome:
@@ -395,6 +405,44 @@ def _less(name: str, title: str, unit: str, run: Callable[[Cell[System]], Outcom
     return Row(name=name, title=title, unit=unit, run=run, less=True, **more)
 
 
+def _flat(store: str, title: str) -> tuple[Row, ...]:
+    """Drain of stores with more and more that is done: goes no slower."""
+    goal = Goal(times=0.8, row=f"{store}-history-1k")
+
+    def row(name: str, words: str, history: int, **more: Any) -> Row:
+        run = partial(drain_row, history=history)
+        return _rate(f"{store}-history-{name}", f"{title}: drain, {words} done", run, mode=store, needs="keeps", **more)
+
+    return (
+        row("1k", "1 k", 1_000),
+        row("100k", "100 k", 100_000, goals=(goal,)),
+        row("1m", "1 M", 1_000_000, goals=(goal,), full=True),
+    )
+
+
+def _level(mode: str, title: str, system: str) -> tuple[Row, ...]:
+    """Put, and claim and settle, over a kind of store and by hand in the same."""
+    goals = (Goal(times=1, system=system),)
+    return (
+        _rate(f"{mode}-put", f"{title}: put one by one", put_row, mode=mode, goals=goals),
+        _rate(f"{mode}-drain", f"{title}: claim and settle, drain", drain_row, mode=mode, goals=goals),
+    )
+
+
+STORE_ROWS: tuple[Row, ...] = (
+    *_level("sqlite", "SQLite, normal", "sqlite-normal"),
+    *_level("sqlite-full", "SQLite, full", "sqlite-full"),
+    *_flat("sqlite", "SQLite"),
+    _rate("redis-put", "Redis: put one by one", put_row, mode="redis", goals=(Goal(times=0.8, system="redis-loop"),)),
+    _rate("redis-drain", "Redis: claim and settle, drain", drain_row, mode="redis",
+          goals=(Goal(times=1, system="redis-loop"),)),
+    _rate("redis-put-many", "Redis: batches of 10,000", put_many_row, mode="redis",
+          goals=(Goal(times=10, row="redis-put"),)),
+    *_level("postgresql", "PostgreSQL", "postgresql-table"),
+    *_level("postgresql-off", "PostgreSQL, commit off", "postgresql-table-off"),
+    *_flat("postgresql", "PostgreSQL"),
+)  # fmt: skip
+
 ROWS: dict[str, Row] = {
     row.name: row
     for row in (
@@ -425,5 +473,8 @@ ROWS: dict[str, Row] = {
         _less("open", "open, one durable put, close", "ms", open_row, mode="durable"),
         _less("memory", "memory growth over many events", "KiB", memory_row, compared=False),
         *TASK_ROWS,
+        *WORKFLOW_ROWS,
+        *STORE_ROWS,
+        *STORE_TASK_ROWS,
     )
 }  # fmt: skip

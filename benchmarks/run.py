@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from benchmarks.sizes import SIZES, Size
 from benchmarks.systems import BASELINE, SYSTEMS, Measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -100,7 +101,8 @@ def workspace(parent: Path | None) -> Iterator[Path]:
 def run_cell(row: Row, system: type[Measured], size: Size, folder: Path) -> dict[str, Any]:
     """One cell in a fresh process, whose whole process group is gone afterwards."""
     folder.mkdir()
-    os.sync()  # what the cell before has left to write is not this one's to pay
+    if size.at_once == 1:
+        os.sync()  # what the cell before has left to write is not this one's to pay
     command = [
         sys.executable,
         "-m",
@@ -151,6 +153,19 @@ def plan(options: argparse.Namespace) -> tuple[list[Row], list[type[Measured]], 
     return rows, systems, absent
 
 
+@contextlib.contextmanager
+def mapping(at_once: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map`, or one that does so many at the same time."""
+    if at_once == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # when interrupted, start no more
+
+
 def measure(rows: list[Row], systems: list[type[Measured]], size: Size, repeat: int, folder: Path) -> Results:
     results = Results()
     cells = [
@@ -160,14 +175,20 @@ def measure(rows: list[Row], systems: list[type[Measured]], size: Size, repeat: 
         for system in systems
         if row.mode in system.modes and row.refusal(system) is None
     ]
-    start = time.monotonic()
-    for number, (row, system) in enumerate(cells, 1):
-        home = folder / f"{number}-{row.name}-{system.name}"
-        outcome = run_cell(row, system, size, home)
+
+    def outcome_of(number: int, cell: tuple[Row, type[Measured]]) -> dict[str, Any]:
+        home = folder / str(number)  # short: the path of a Unix socket has at most 107 characters
+        outcome = run_cell(*cell, size, home)
         shutil.rmtree(home)
-        results.add(row, system, outcome)
-        left = (time.monotonic() - start) / number * (len(cells) - number)
-        print(f"[{number}/{len(cells)}, {left / 60:.0f} min left] {results.line(row, system)}", file=sys.stderr)
+        return outcome
+
+    start = time.monotonic()
+    with mapping(size.at_once) as spread:
+        outcomes = spread(outcome_of, range(1, len(cells) + 1), cells)
+        for number, ((row, system), outcome) in enumerate(zip(cells, outcomes, strict=True), 1):
+            results.add(row, system, outcome)
+            left = (time.monotonic() - start) / number * (len(cells) - number)
+            print(f"[{number}/{len(cells)}, {left / 60:.0f} min left] {results.line(row, system)}", file=sys.stderr)
     for row in rows:
         for system in systems:
             if row.mode in system.modes and (reason := row.refusal(system)):

@@ -49,13 +49,15 @@ class Size:
     stops: int
     limit: float
     """Seconds after which a cell is given up."""
+    at_once: int = 1
+    """Cells that run at the same time: more than one only where figures mean nothing."""
 
 
 SIZES = {
     "small": Size(
         name="small",
         events=300,
-        seconds=0.3,
+        seconds=1,
         durable=40,
         many=500,
         backlog=0.02,
@@ -78,6 +80,7 @@ SIZES = {
         task_memory_seconds=8,
         stops=2,
         limit=60,
+        at_once=3,
     ),
     "normal": Size(
         name="normal",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def markdown(results: Results, where: dict[str, Any], absent: dict[str, str], size: Size, repeat: int) -> str:
     parts = ["# Benchmarks", _preface(where, size, repeat)]
-    parts += [table for table in (_summary(results), _task_summary(results)) if table]
+    parts += [table for table in (_summary(results), _task_summary(results), _goals(results)) if table]
     for title, names in GROUPS.items():
         rows = [row for row in results.rows() if row.name in names]
         if rows:
@@ -26,11 +26,12 @@ def markdown(results: Results, where: dict[str, Any], absent: dict[str, str], si
     return "\n\n".join(parts) + "\n"
 
 
+QUEUE_MODES = ("relaxed", "durable")
 TASK_MODES = ("threads", "asyncio")
 
 TASKS_NOTE = (
-    "Tasks: one worker process with its normal settings and little logging; one producer, another process. Redis is on"
-    " a Unix socket and writes nothing to disk."
+    "Tasks: one worker process with its normal settings and little logging; one producer, another process. Redis writes"
+    " nothing to disk, and is on a Unix socket, but for eventq, which speaks TCP."
 )
 
 GROUPS = {
@@ -49,6 +50,28 @@ GROUPS = {
     ),
     "Tasks, functions in threads": ("enqueue", "tasks", "tasks-live", "bare", "bare-live", "call", "cpu"),
     "Tasks, worker processes": ("task-memory", "stop"),
+    "Workflows": ("chain", "chord-1k", "chord"),
+    "Store: SQLite": (
+        "sqlite-put",
+        "sqlite-drain",
+        "sqlite-full-put",
+        "sqlite-full-drain",
+        "sqlite-history-1k",
+        "sqlite-history-100k",
+        "sqlite-history-1m",
+    ),
+    "Store: Redis": ("redis-put", "redis-drain", "redis-put-many", "redis-tasks", "redis-async"),
+    "Store: PostgreSQL": (
+        "postgresql-put",
+        "postgresql-drain",
+        "postgresql-off-put",
+        "postgresql-off-drain",
+        "postgresql-history-1k",
+        "postgresql-history-100k",
+        "postgresql-history-1m",
+        "postgresql-tasks",
+        "postgresql-async",
+    ),
     "Tasks, coroutines": ("async", "async-live", "async-bare", "async-bare-live", "async-call"),
 }
 
@@ -56,7 +79,8 @@ GROUPS = {
 def _preface(where: dict[str, Any], size: Size, repeat: int) -> str:
     ratios = (
         "Ratios are within the run, and above 1 is better: queues to SQLite, tasks in threads to huey on SQLite,"
-        " coroutines to saq."
+        " coroutines to saq; eventq over a database or a server to what a program does there by hand, or to the"
+        " queues for it."
     )
     lines = [
         f"{machine.sentence(where)}.",
@@ -72,7 +96,7 @@ def _summary(results: Results) -> str:
     head = ["work", "eventq", "SQLite", "eventq : SQLite", "best other", "Redis"]
     body = []
     for row in results.rows():
-        if row.mode in TASK_MODES:
+        if row.mode not in QUEUE_MODES:
             continue
         ours, base = results.family(row, "eventq"), results.family(row, "SQLite")
         ratio = results.ratio(row, ours) if ours else None
@@ -108,6 +132,31 @@ def _task_summary(results: Results) -> str:
                 f"{_value(results, row, peer)} {peer.name}" if peer else "",
             ]
         )
+    return _table(head, body) if body else ""
+
+
+def _goals(results: Results) -> str:
+    """What eventq should reach over databases and servers, and whether it did."""
+    head = ["store", "eventq", "compared with", "eventq : that", "goal", ""]
+    body = []
+    for row in results.rows():
+        ours = results.family(row, "eventq")
+        for goal in row.goals:
+            other_row = next((each for each in results.rows() if each.name == goal.row), row)
+            other = SYSTEMS[goal.system] if goal.system else ours
+            known = other is not None and other in results.systems(other_row)
+            name = goal.system or f"its own {goal.row}"
+            ratio = results.reached(row, goal)
+            body.append(
+                [
+                    row.title,
+                    _value(results, row, ours),
+                    f"{_value(results, other_row, other) if known else ''} {name}".strip(),
+                    f"**{_times(ratio)}**" if ratio else "",
+                    f"{goal.times:g}x",
+                    "" if ratio is None else "ok" if ratio >= goal.times else "missed",
+                ]
+            )
     return _table(head, body) if body else ""
 
 
@@ -169,7 +218,7 @@ def _systems(results: Results, where: dict[str, Any], absent: dict[str, str]) ->
         elif name in measured:
             once = "; † at most once: what a killed claimer had taken is lost" if system.at_most_once else ""
             lines.append(f"- {name}: {system.family} {where['versions'][system.family]}, {system.note}{once}")
-    if any(row.mode in TASK_MODES for row in results.rows()):
+    if any(row.mode not in QUEUE_MODES and row.unit != "events/s" for row in results.rows()):
         lines += ["", TASKS_NOTE]
     unread = sum(figures.check.get("unread", 0) for figures in results.cells.values())
     lines.append("")

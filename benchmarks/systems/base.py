@@ -28,6 +28,10 @@ class System(Measured):
     def put_many(self, payloads: Sequence[Payload]) -> Any:
         raise NotImplementedError(f"{self.name} has no batches")
 
+    def remember(self, count: int) -> None:
+        """Have so many events in the store that are done, each with a value that is kept."""
+        raise NotImplementedError(f"{self.name} keeps nothing of what is done")
+
     @abc.abstractmethod
     def take(self) -> tuple[Any, Payload] | None:
         """Claim one event without waiting: what `settle` needs, and the payload."""

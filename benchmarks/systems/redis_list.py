@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import redis_server
 from benchmarks.systems.base import System
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
 
-class RedisList(System):
+class RedisList(redis_server.OnRedis, System):
     name = "redis-list"
     family = "Redis"
     note = "LPUSH, LMOVE, LREM; nothing written to disk"
     requires = "redis"
     imports = "import redis"
     binary = True
-    options: ClassVar[tuple[str, ...]] = ("--appendonly", "no")
 
     def __init__(self, folder: Path) -> None:
         redis = importlib.import_module("redis")
@@ -50,20 +48,35 @@ class RedisList(System):
         self.client.close()
 
     @classmethod
-    def missing(cls) -> str | None:
-        return redis_server.missing() or super().missing()
-
-    @classmethod
     def version(cls) -> str:
         return f"{redis_server.version()} with redis-py {super().version()}"
-
-    @classmethod
-    def server(cls, folder: Path) -> AbstractContextManager[None]:
-        return redis_server.running(folder, *cls.options)
 
 
 class RedisListDurable(RedisList):
     name = "redis-list-aof"
     note = "the same, appendfsync always"
     modes = frozenset({"durable"})
-    options = ("--appendonly", "yes", "--appendfsync", "always")
+    server_options = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+class RedisLoop(RedisList):
+    """What a store on Redis is compared with: nothing but the commands, over TCP as it is."""
+
+    name = "redis-loop"
+    note = "redis-py over TCP: RPUSH; LMOVE, LREM; nothing written to disk"
+    modes = frozenset({"redis"})
+
+    def __init__(self, folder: Path) -> None:
+        redis = importlib.import_module("redis")
+        self.client = redis.Redis.from_url(redis_server.url(folder))
+        self.taken = f"taken-{os.getpid()}-{id(self)}"
+
+    def put(self, payload: Any) -> None:
+        self.client.rpush("events", payload)
+
+    def put_many(self, payloads: Sequence[Any]) -> None:
+        self.client.rpush("events", *payloads)
+
+    def take(self) -> tuple[Any, Any] | None:
+        payload = self.client.lmove("events", self.taken, "LEFT", "RIGHT")
+        return None if payload is None else (payload, payload)

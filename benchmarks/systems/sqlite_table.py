@@ -25,6 +25,7 @@ class SqliteNormal(System):
     name = "sqlite-normal"
     family = "SQLite"
     note = "standard library, WAL, synchronous=NORMAL"
+    modes = frozenset({"relaxed", "sqlite"})
     imports = "import sqlite3"
     synchronous: ClassVar[str] = "NORMAL"
 
@@ -68,5 +69,5 @@ class SqliteNormal(System):
 class SqliteFull(SqliteNormal):
     name = "sqlite-full"
     note = "standard library, WAL, synchronous=FULL"
-    modes = frozenset({"durable"})
+    modes = frozenset({"durable", "sqlite-full"})
     synchronous = "FULL"

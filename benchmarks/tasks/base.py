@@ -21,6 +21,9 @@ PATIENCE = 10.0
 VARIABLE = "BENCHMARK_FOLDER"
 """Of the environment: the folder of the cell, for the modules of tasks."""
 
+STORE = "BENCHMARK_STORE"
+"""Of the environment: the URL of eventq's store, where it is not the folder `store` of the cell."""
+
 
 class TaskSystem(Measured):
     """The producer of one task queue, in the folder where its workers work.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import eventq
 from benchmarks.tasks import work
+from benchmarks.tasks.app import open_app
 
-app = eventq.App(str(work.FOLDER / "store"), sync=False)
+app = open_app(work.FOLDER)
 
 
 @app.task
@@ -22,6 +22,12 @@ def bare(number: int) -> None:
 def brief(number: int) -> int:
     """Its result goes soon."""
     return work.nothing(number)
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    """The body of a chord; not in the ledger."""
+    return sum(numbers)
 
 
 @app.task

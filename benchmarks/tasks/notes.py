@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FOLDER = "notes"
 
+AT_ONCE = frozenset({"quick", "bare", "slow", "on_loop"})
+"""Kinds of tasks that wait for nothing but a worker."""
 FAIL_BY_THEMSELVES = frozenset({"flaky", "doomed", "apart"})
 """Kinds of tasks that run again though no worker died."""
 
@@ -27,8 +29,8 @@ def value_of(kind: str, number: str) -> str:
 class Notes:
     """Writes lines into a file of this process, each with one call: what is written outlives a kill -9.
 
-    `try kind number`, `put id kind number`: before an event is enqueued, and once that has returned. `begin id attempt
-    kind number`, `end id attempt`: a run. `wait name id`, `got name id outcome`: a waiter.
+    `try kind number priority`, `put id kind number`: before an event is enqueued, and once that has returned.
+    `begin id attempt kind number`, `end id attempt`: a run. `wait name id`, `got name id outcome`: a waiter.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,11 +90,13 @@ class Kept:
 
 @dataclass
 class Ledger:
-    """All notes, and who was killed."""
+    """All notes, and who was killed when (monotonic nanoseconds)."""
 
-    killed: set[int] = field(default_factory=set)
+    killed: dict[int, int] = field(default_factory=dict)
     events: dict[str, Event] = field(default_factory=dict)
     tried: set[tuple[str, str]] = field(default_factory=set)
+    urgent: set[tuple[str, str]] = field(default_factory=set)
+    """Of these, what stands before all others."""
     waits: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Of each wait the process and the event."""
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -107,6 +111,8 @@ class Ledger:
         """One note."""
         if word == "try":
             self.tried.add((rest[0], rest[1]))
+            if int(rest[2]) > 0:
+                self.urgent.add((rest[0], rest[1]))
         elif word == "wait":
             self.waits[rest[0]] = pid, rest[1]
         elif word == "got":
@@ -121,6 +127,17 @@ class Ledger:
                 event.runs.append(Run(pid, int(rest[1]), at))
             else:
                 event.ends[int(rest[1])] = at
+
+    def recoveries(self) -> list[float]:
+        """Seconds from the kill of a process until an urgent task that it ran was begun again, by another."""
+        found = []
+        for event in self.events.values():
+            if event.kind not in AT_ONCE or (event.kind, event.number) not in self.urgent:
+                continue
+            for run, after in pairwise(sorted(event.runs, key=lambda run: run.attempt)):
+                if (killed := self.killed.get(run.pid)) is not None:
+                    found.append(max(0, after.begun - killed) / 1e9)
+        return sorted(found)
 
     # ------------------------------------------------------------------ what is wrong
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.row import READ_BACK, Cell, Outcome, Row, check, quantile
+from benchmarks.row import READ_BACK, Cell, Goal, Outcome, Row, check, quantile
 from benchmarks.tasks.base import TaskSystem
 from benchmarks.tasks.ledger import Ledger
 from benchmarks.tasks.workers import START, working
@@ -179,11 +179,13 @@ def stop_row(cell: TaskCell) -> Outcome:
 
 
 def rate_of_all(times: list[tuple[int, int]]) -> float:
-    """Tasks per second from when each process had run one: that they do not start at once must not count."""
+    """Tasks per second from when each process had run one: that they do not start at once must not count. If one came
+    for the very last, from the first of all."""
     firsts: dict[int, int] = {}
     for at, process in times:
         firsts.setdefault(process, at)
-    begun, end = max(firsts.values()), times[-1][0]
+    end = times[-1][0]
+    begun = max((at for at in firsts.values() if at < end), default=end - 1)
     return sum(at > begun for at, _ in times) / (end - begun) * 1e9
 
 
@@ -226,4 +228,19 @@ TASK_ROWS: tuple[Row, ...] = (
     _asyncio("async-bare-live", "async, no results, meanwhile", RATE, partial(live_row, task="bare_async"),
              plotted=True),
     _asyncio("async-call", "async call, p50", "us", partial(call_row, task="nothing_async"), less=True),
+)  # fmt: skip
+
+
+def _stored(name: str, title: str, task: str, mode: str, *goals: Goal) -> Row:
+    return Row(name=name, title=title, unit=RATE, run=partial(ahead_row, task=task), mode=mode, goals=goals)
+
+
+STORE_TASK_ROWS: tuple[Row, ...] = (
+    _stored("redis-tasks", "Redis: no-op tasks", "nothing", "redis-tasks", Goal(times=2, system="rq"),
+            Goal(times=1, system="saq")),
+    _stored("redis-async", "Redis: no-op coroutines", "nothing_async", "redis-asyncio", Goal(times=1, system="saq")),
+    _stored("postgresql-tasks", "PostgreSQL: no-op tasks, no results", "bare", "postgresql-tasks",
+            Goal(times=1, system="procrastinate")),
+    _stored("postgresql-async", "PostgreSQL: no-op coroutines, no results", "bare_async", "postgresql-tasks",
+            Goal(times=1, system="procrastinate")),
 )  # fmt: skip

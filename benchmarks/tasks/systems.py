@@ -1,21 +1,22 @@
 """The task queues that are measured, in the order of the rotation.
 
 Each with its normal settings, and one worker process started as its users start it; all with as little logging as
-they can be told to do, and Redis on a Unix socket with nothing written to disk.
+they can be told to do, and Redis with nothing written to disk: on a Unix socket, but for eventq, which uses TCP.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import redis_server
-from benchmarks.tasks.base import PATIENCE, AsyncTaskSystem, TaskSystem
+from benchmarks import postgresql_server, redis_server
+from benchmarks.tasks.base import PATIENCE, STORE, AsyncTaskSystem, TaskSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
 LOOK_AGAIN = 1.0
@@ -47,6 +48,39 @@ class EventqTasks(TaskSystem):
         self.tasks.app.close()
 
 
+class EventqWorkflows(EventqTasks):
+    name = "eventq-workflows"
+    modes = frozenset({"workflows"})
+
+
+class EventqRedisTasks(redis_server.OnRedis, EventqTasks):
+    name = "eventq-redis-tasks"
+    note = "redis://"
+    modes = frozenset({"redis-tasks", "redis-asyncio"})
+    driver = "redis"
+
+    def __init__(self, folder: Path) -> None:
+        os.environ[STORE] = redis_server.url(folder)
+        super().__init__(folder)
+
+
+class EventqPostgresqlTasks(postgresql_server.OnPostgresql, EventqTasks):
+    name = "eventq-postgresql-tasks"
+    note = "postgresql://"
+    modes = frozenset({"postgresql-tasks"})
+    driver = "psycopg"
+
+    def __init__(self, folder: Path) -> None:
+        os.environ[STORE] = postgresql_server.url(folder)
+        super().__init__(folder)
+
+    @classmethod
+    def furnish(cls, folder: Path) -> None:
+        from eventq.storage.sql import migrate
+
+        migrate(postgresql_server.url(folder))
+
+
 class HueyTasks(TaskSystem):
     name = "huey-tasks"
     family = "huey"
@@ -66,26 +100,19 @@ class HueyTasks(TaskSystem):
         return handle.get(blocking=True, timeout=PATIENCE)
 
 
-class RedisTasks(TaskSystem):
+class RedisTasks(redis_server.OnRedis, TaskSystem):
     """A task queue on a private Redis."""
-
-    @classmethod
-    def missing(cls) -> str | None:
-        return redis_server.missing() or super().missing()
 
     @classmethod
     def version(cls) -> str:
         return f"{super().version()} on Redis {redis_server.version()}"
-
-    @classmethod
-    def server(cls, folder: Path) -> AbstractContextManager[None]:
-        return redis_server.running(folder)
 
 
 class RqTasks(RedisTasks):
     name = "rq"
     family = "RQ"
     note = "SimpleWorker, which does not fork for each task"
+    modes = frozenset({"threads", "redis-tasks"})
     requires = "rq"
     module = "benchmarks.tasks.rq_tasks"
 
@@ -126,7 +153,7 @@ class SaqTasks(RedisTasks, AsyncTaskSystem):
     name = "saq"
     family = "saq"
     note = "10 tasks at once; asynchronous producer"
-    modes = BOTH
+    modes = BOTH | {"redis-tasks", "redis-asyncio"}
     requires = "saq"
     module = "benchmarks.tasks.saq_tasks"
 
@@ -178,4 +205,54 @@ class CeleryTasks(RedisTasks):
         return handle.get(timeout=PATIENCE)
 
 
-TASK_SYSTEMS: tuple[type[TaskSystem], ...] = (EventqTasks, HueyTasks, RqTasks, DramatiqTasks, SaqTasks, CeleryTasks)
+class ProcrastinateTasks(postgresql_server.OnPostgresql, TaskSystem):
+    name = "procrastinate"
+    family = "procrastinate"
+    note = "30 tasks at once"
+    modes = frozenset({"postgresql-tasks"})
+    requires = "procrastinate"
+    module = "benchmarks.tasks.procrastinate_tasks"
+    concurrency = 30
+    """Its default is 1; with more it is faster."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.tasks.app.open()
+
+    @classmethod
+    def furnish(cls, folder: Path) -> None:
+        schema: str = importlib.import_module("procrastinate.schema").SchemaManager.get_schema()
+        with importlib.import_module("psycopg").connect(postgresql_server.url(folder)) as connection:
+            connection.execute(schema)
+
+    @classmethod
+    def worker(cls, folder: Path) -> list[str]:
+        return ["procrastinate", "--app", f"{cls.module}.app", "worker", "--concurrency", str(cls.concurrency)]
+
+    def enqueuer(self, task: str) -> Callable[[int], Any]:
+        defer = getattr(self.tasks, task).defer
+        return lambda number: defer(number=number)
+
+    def result(self, handle: Any) -> Any:
+        raise NotImplementedError("it keeps no results")
+
+    @classmethod
+    def version(cls) -> str:
+        return f"{super().version()} on PostgreSQL {postgresql_server.version()}"
+
+    def close(self) -> None:
+        self.tasks.app.close()
+
+
+TASK_SYSTEMS: tuple[type[TaskSystem], ...] = (
+    EventqTasks,
+    EventqWorkflows,
+    HueyTasks,
+    RqTasks,
+    DramatiqTasks,
+    SaqTasks,
+    CeleryTasks,
+    EventqRedisTasks,
+    EventqPostgresqlTasks,
+    ProcrastinateTasks,
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import eventq
+from benchmarks.tasks.app import open_app
 from benchmarks.tasks.base import VARIABLE
 from benchmarks.tasks.notes import Notes, value_of
 from eventq import Context
@@ -23,7 +24,10 @@ FAILS = 2
 PLACES = 2
 """How many `limited` ones run at once."""
 
-app = eventq.App(str(FOLDER / "store"), sync=False)
+OPENING = 20.0
+"""Seconds for which a store is waited for whose server is away."""
+
+app = open_app(FOLDER, OPENING)
 note = Notes(FOLDER)
 
 
@@ -116,7 +120,7 @@ def chain(context: Context, number: str, left: int) -> str:
 
 def put(kind: str, number: str, delay: float | None = None, priority: int = 0) -> eventq.Handle[str]:
     """Enqueue one, and note before that it is tried, afterwards that it was acknowledged."""
-    note("try", kind, number)
+    note("try", kind, number, priority)
     options = {"key": number.partition(":")[0]} if kind == "keyed" else {}
     task = app.tasks[kind].using(delay=delay, priority=priority, **options)  # type: ignore[arg-type]
     handle: eventq.Handle[str] = task.enqueue(number)
@@ -127,7 +131,7 @@ def put(kind: str, number: str, delay: float | None = None, priority: int = 0) -
 def put_chain(number: str, left: int) -> eventq.Handle[str]:
     """One link of a chain. Its key spares most of the doubles that a run makes which is repeated."""
     name = f"{number}/{left}"
-    note("try", "chain", name)
+    note("try", "chain", name, 0)
     handle = chain.using(key=f"chain {name}").enqueue(number, left)
     note("put", handle.id, "chain", name)
     return handle

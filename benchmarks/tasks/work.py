@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks import redis_server
+from benchmarks import postgresql_server, redis_server
 from benchmarks.tasks.base import VARIABLE
 from benchmarks.tasks.ledger import Ledger
 
 FOLDER = Path(os.environ[VARIABLE])
 REDIS = f"unix://{redis_server.socket(FOLDER)}"
+POSTGRESQL = postgresql_server.url(FOLDER)
 
 BURN = 100_000
 """Rounds of a loop: about 20 ms."""

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
+from stores import kinds, new_store
 
 from eventq.testing import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 MEMORY = "/dev/shm"
 ENOUGH = 1 << 30
@@ -36,6 +37,13 @@ settings.register_profile("quick", settings.get_profile("long"), max_examples=25
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture(params=kinds("memory", "file"))
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a new store, of each kind in turn."""
+    with new_store(request.param, tmp_path) as url:
+        yield url
 
 
 def is_quick(config: pytest.Config) -> bool:
@@ -86,7 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     if is_quick(config):
-        return "eventq: the quick set; the long proofs run with: pytest -m exhaustive"
+        return "eventq: the quick set; the long proofs: pytest -m exhaustive; on Redis and PostgreSQL: pytest -m server"
     return None
 
 

@@ -16,12 +16,6 @@ from eventq.bridge import Bridge, readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
-
-
-@pytest.fixture(params=["memory", "file"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"memory://{tmp_path}" if request.param == "memory" else str(tmp_path / "store")
 
 
 @pytest.fixture
@@ -220,6 +214,7 @@ def test_the_app(app: App) -> None:
         assert taken is not None
         assert await app.aio.names() == [taken]
         assert await app.aio.release_name("n")
+        assert await queue.aio.claim() is None
         assert len(await app.aio.workers()) == 1
         await app.aio.close()
         with pytest.raises(StorageClosed):
@@ -393,6 +388,15 @@ def test_a_claim_that_arrives_with_the_cancel_is_released(queue: Queue[Any], res
         await until(lambda: state() is State.READY)
 
     run(main())
+
+
+def test_a_claim_that_may_wait_for_ever_is_not_none_when_something_falls_due_at_that_moment(
+    queue: Queue[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the sleep: there is no time to sleep then, which is not the end of the wait."""
+    monkeypatch.setattr(queue.store.storage, "recover", lambda: 0.0)
+    queue.put(1, delay=0.05)
+    assert run(queue.aio.claim(timeout=None)) is not None
 
 
 def test_cancelling_an_idle_claim_closes_its_watch(

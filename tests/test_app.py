@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=["memory", "file"])
-def open_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], App]]:
+@pytest.fixture
+def open_app(url: str) -> Iterator[Callable[[], App]]:
     apps: list[App] = []
 
     def open_app() -> App:
-        url = f"memory://{tmp_path}" if request.param == "memory" else str(tmp_path / "store")
         apps.append(App(url))
         return apps[-1]
 

@@ -17,16 +17,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import plot, run, table  # noqa: E402
+from benchmarks import plot, postgresql_server, redis_server, run, stores, table  # noqa: E402
 from benchmarks.results import Results  # noqa: E402
 from benchmarks.row import check  # noqa: E402
 from benchmarks.rows import ROWS  # noqa: E402
+from benchmarks.server import Server, sockets_of  # noqa: E402
 from benchmarks.sizes import SIZES  # noqa: E402
 from benchmarks.systems import SYSTEMS, System  # noqa: E402
 from benchmarks.tasks.ledger import Ledger  # noqa: E402
 from benchmarks.tasks.rows import checked, rate_of_all  # noqa: E402
 
 SMALL = SIZES["small"]
+OURS = [name for name, system in SYSTEMS.items() if system.family == "eventq"]
 MACHINE = {
     "processor": "a <processor>",
     "cores": 2,
@@ -36,7 +38,7 @@ MACHINE = {
     "python": "CPython",
     "sqlite": "3",
     "date": "today",
-    "versions": {"eventq": "1", "SQLite": "3", "huey": "2", "RQ": "2", "dramatiq": "1", "saq": "1"},
+    "versions": {"eventq": "1", "SQLite": "3", "huey": "2", "RQ": "2", "dramatiq": "1", "saq": "1", "Redis": "7"},
 }
 
 
@@ -44,7 +46,7 @@ def measured(folder: Path, *arguments: str) -> dict[str, Any]:
     """The record of a small run that found nothing wrong and left nothing behind."""
     work, out = folder / "work", folder / "out"
     work.mkdir()
-    command = [sys.executable, "benchmarks/run.py", "--size", "small", "--systems", "eventq,eventq-sync,eventq-tasks"]
+    command = [sys.executable, "benchmarks/run.py", "--size", "small", "--systems", ",".join(OURS)]
     done = subprocess.run(
         [*command, *arguments, "--dir", str(work), "--out", str(out)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
@@ -74,7 +76,9 @@ def test_a_small_run_delivers_exactly_once_and_cleans_up(tmp_path: Path) -> None
 
 @pytest.mark.exhaustive
 def test_a_small_run_of_everything(tmp_path: Path) -> None:
-    assert list(measured(tmp_path)["rows"]) == [row.name for row in ROWS.values() if not row.full]
+    here = [system for system in SYSTEMS.values() if system.family == "eventq" and not system.missing()]
+    rows = [row.name for row in ROWS.values() if not row.full and any(row.mode in system.modes for system in here)]
+    assert list(measured(tmp_path)["rows"]) == rows
 
 
 def test_every_row_is_in_one_table_and_in_the_description() -> None:
@@ -128,10 +132,70 @@ def filled(**values: dict[str, float]) -> Results:
     return results
 
 
+def test_a_worker_that_came_for_the_last_run_does_not_spoil_the_rate() -> None:
+    second = 1_000_000_000
+    assert rate_of_all([(0, 1), (second, 1), (2 * second, 2)]) == 1.0
+    assert rate_of_all([(5, 1)]) > 0
+
+
 def test_ratios_are_of_medians_and_above_one_is_always_better() -> None:
     results = filled(put={"eventq": 200.0, "sqlite_normal": 100.0}, wake={"eventq": 50.0, "sqlite_normal": 500.0})
     assert results.ratio(ROWS["put"], SYSTEMS["eventq"]) == 2
     assert results.ratio(ROWS["wake"], SYSTEMS["eventq"]) == 10
+
+
+def test_a_goal_is_of_another_system_or_of_another_row() -> None:
+    put, many = ROWS["redis-put"], ROWS["redis-put-many"]
+    results = filled(redis_put={"eventq_redis": 700.0, "redis_loop": 1_000.0}, redis_put_many={"eventq_redis": 9_000.0})
+    assert results.reached(put, put.goals[0]) == 0.7
+    assert round(results.reached(many, many.goals[0]) or 0, 2) == 12.86
+    text = table.markdown(results, MACHINE, {}, SMALL, 3)
+    assert "| 700/s | 1.00 k/s redis-loop | **0.70x** | 0.8x | missed |" in text
+    assert "| 9.00 k/s | 700/s its own redis-put | **12.9x** | 10x | ok |" in text
+
+
+def test_a_goal_whose_other_side_is_missing_is_neither_reached_nor_missed() -> None:
+    results = filled(redis_put={"eventq_redis": 700.0})
+    assert results.reached(ROWS["redis-put"], ROWS["redis-put"].goals[0]) is None
+    assert "| Redis: put one by one | 700/s | redis-loop |  | 0.8x |  |" in table.markdown(
+        results, MACHINE, {}, SMALL, 3
+    )
+
+
+def test_every_goal_names_what_there_is() -> None:
+    for row in ROWS.values():
+        for goal in row.goals:
+            assert goal.row is None or not ROWS[goal.row].full
+            assert goal.system is None or row.mode in SYSTEMS[goal.system].modes
+            assert goal.times > 0
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["redis", "postgresql"])
+def test_a_private_server_that_is_killed_comes_back_with_what_it_acknowledged(kind: str, tmp_path: Path) -> None:
+    servers = {"redis": redis_server, "postgresql": postgresql_server}
+    if reason := servers[kind].missing():
+        pytest.skip(reason)
+    with stores.server_behind(f"{kind}://", tmp_path) as server:
+        said(server, "SET kept 1" if kind == "redis" else "CREATE TABLE kept ()")
+        server.kill()
+        assert not server.answers()
+        server.start()
+        server.wait()
+        assert said(server, "EXISTS kept" if kind == "redis" else "SELECT count(*) FROM kept") == (
+            "1" if kind == "redis" else "0"
+        )
+    assert not server.answers()
+
+
+def said(server: Server, words: str) -> str:
+    """What a server answers to its own client."""
+    if isinstance(server, redis_server.RedisServer):
+        command = ["redis-cli", "-s", str(redis_server.socket(server.folder)), *words.split()]
+    else:
+        command = ["psql", "--no-psqlrc", "-tA", "-h", str(sockets_of(server.folder)), "-U", postgresql_server.USER]
+        command += ["-c", words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.strip()
 
 
 def test_the_best_other_is_neither_eventq_nor_sqlite() -> None:

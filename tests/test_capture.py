@@ -37,7 +37,6 @@ from eventq.testing import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -550,9 +549,9 @@ def test_unconfigured_logging_prints_as_before() -> None:
 # ---------------------------------------------------------------- notes, and what it costs
 
 
-@pytest.fixture(params=["memory", "file"])
-def claim(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Claim[Any]]:
-    with App(f"memory://{tmp_path}" if request.param == "memory" else str(tmp_path / "store")) as app:
+@pytest.fixture
+def claim(url: str) -> Iterator[Claim[Any]]:
+    with App(url) as app:
         app.queue("q").put("x")
         claim = app.queue("q").claim()
         assert claim is not None

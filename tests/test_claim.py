@@ -36,9 +36,9 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "file"])
-def app(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[App]:
-    with App("memory://" if request.param == "memory" else str(tmp_path / "store"), clock=clock) as app:
+@pytest.fixture
+def app(url: str, clock: FakeClock) -> Iterator[App]:
+    with App(url, clock=clock) as app:
         yield app
 
 

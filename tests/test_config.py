@@ -203,6 +203,12 @@ def test_a_path_in_a_file_is_relative_to_it(project: Callable[[str], Path], monk
         app.queue("q").put(1)
     assert app.config.url == str(path.parent / "var" / "queue")
     assert (path.parent / "var" / "queue" / "queues" / "q").is_dir()
+    project('[tool.eventq]\nurl = "sqlite:///var/queue.db?synchronous=normal"')
+    with App() as app:
+        app.queue("q").put(1)
+    assert (path.parent / "var" / "queue.db").is_file()
+    project('[tool.eventq]\nurl = "sqlite:////elsewhere/queue.db"')
+    assert read_config().url == "sqlite:////elsewhere/queue.db"
     assert read_config(environ=env(URL="here")).url == "here"
 
 

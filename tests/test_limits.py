@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=["memory", "file"])
-def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
-    url = f"memory://{tmp_path}" if request.param == "memory" else str(tmp_path / "store")
+@pytest.fixture
+def app(url: str) -> Iterator[App]:
     with App(url, clock=FakeClock()) as app:
         yield app
 

@@ -117,6 +117,28 @@ def test_a_missing_driver_is_named_with_its_command(extra: str, monkeypatch: pyt
     assert isinstance(caught.value, ImportError)
 
 
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [("redis://127.0.0.1", "redis"), ("rediss://127.0.0.1", "redis"), ("postgresql://u:secret@127.0.0.1/db", "sql")],
+)
+def test_a_url_whose_driver_is_missing_is_one_line_that_installs_it(
+    url: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, DRIVERS[extra], None)
+    with pytest.raises(eventq.MissingExtra) as caught:
+        eventq.App(url)
+    assert str(caught.value) == f"{url.partition(':')[0]}:// needs an extra: pip install 'eventq[{extra}]'"
+
+
+def test_drivers_are_imported_only_when_a_url_asks_for_them(tmp_path: Path) -> None:
+    code = (
+        "import sys, eventq; eventq.App(sys.argv[1]).close(); eventq.App('memory://').close();"
+        "print({'redis', 'psycopg', 'sqlite3'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "store")]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip() == "set()"
+
+
 def test_the_code_names_only_extras_that_exist() -> None:
     for path in (ROOT / "eventq").rglob("*.py"):
         text = path.read_text("utf-8")

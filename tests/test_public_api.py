@@ -12,7 +12,11 @@ import pytest
 import eventq
 from eventq.aio import AsyncApp, AsyncClaim, AsyncHandle, AsyncQueue, AsyncSemaphore, AsyncTask, AsyncWorker
 from eventq.config import QueueSettings
+from eventq.job.aio import AsyncJob, AsyncJobs
 from eventq.model import Settings
+from eventq.notifications.aio import AsyncNotifications
+from eventq.schedule.aio import AsyncSchedules
+from eventq.workflow.aio import AsyncNodeHandle, AsyncRun, AsyncWorkflow, AsyncWorkflows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,19 +87,53 @@ TWINS = [
     (eventq.Handle, AsyncHandle),
     (eventq.Task, AsyncTask),
     (eventq.Worker, AsyncWorker),
+    (eventq.Schedules, AsyncSchedules),
+    (eventq.Job, AsyncJob),
+    (eventq.Jobs, AsyncJobs),
+    (eventq.Notifications, AsyncNotifications),
+    (eventq.Workflow, AsyncWorkflow),
+    (eventq.Workflows, AsyncWorkflows),
+    (eventq.Run, AsyncRun),
+    (eventq.NodeHandle, AsyncNodeHandle),
     (eventq.Lock, AsyncSemaphore),
     (eventq.Semaphore, AsyncSemaphore),
 ]
 
 NEVER_BLOCKS = {
     eventq.App: {
-        "handle", "lock", "semaphore", "stream", "task", "task_named", "worker", "use", "on", "options_for", "state_of",
+        "handle",
+        "lock",
+        "job",
+        "schedule",
+        "semaphore",
+        "stream",
+        "task",
+        "task_named",
+        "worker",
+        "use",
+        "on",
+        "options_for",
+        "state_of",
+        "workflow",
+        "workflow_from",
+        "chain",
+        "group",
+        "chord",
+        "map",
     },
     eventq.Queue: {"handle", "payload_of"},
     eventq.Claim: {"carried"},
     eventq.Handle: set(),
-    eventq.Task: {"using", "pack", "pack_result", "put", "put_packed"},
+    eventq.Task: {"using", "pack", "pack_result", "put", "put_later", "put_packed"},
     eventq.Worker: {"stats", "stop"},
+    eventq.Schedules: {"declare", "firing"},
+    eventq.Job: set(),
+    eventq.Jobs: {"declare", "job"},
+    eventq.Notifications: {"prune_box"},
+    eventq.Workflow: {"scheduled", "input", "step", "returns", "definition", "to_dict", "mermaid", "svg"},
+    eventq.Workflows: {"begin", "run", "start", "go_on", "type_of", "type_of_result", "type_of_step"},
+    eventq.Run: set(),
+    eventq.NodeHandle: set(),
     eventq.Lock: set(),
     eventq.Semaphore: set(),
 }

@@ -18,7 +18,6 @@ from eventq.testing import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @dataclasses.dataclass
@@ -34,11 +33,6 @@ class Invoice:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-@pytest.fixture(params=["memory", "file"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"memory://{tmp_path}" if request.param == "memory" else str(tmp_path / "store")
 
 
 @pytest.fixture
@@ -170,6 +164,23 @@ def test_a_timeout_is_kept(queue: Queue[Any]) -> None:
     start = SYSTEM.monotonic()
     assert queue.claim(timeout=0.2) is None
     assert 0.2 <= SYSTEM.monotonic() - start < 2.0
+
+
+def test_a_claim_that_may_wait_for_ever_is_not_none_when_something_falls_due_at_that_moment(
+    queue: Queue[Any], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the sleep: there is no time to sleep then, which is not the end of the wait."""
+    storage, looks = queue.store.storage, []
+
+    def recover() -> float:
+        looks.append(clock.advance(2))
+        return 0.0
+
+    monkeypatch.setattr(storage, "recover", recover)
+    queue.put(1, delay=1)
+    claim = queue.claim(timeout=None)
+    assert claim is not None
+    assert looks
 
 
 @pytest.mark.parametrize("timeout", [-1, "soon", True, float("nan")])

@@ -29,17 +29,11 @@ from eventq.stream import MAX_VALUE, NoteFeed, Reading, Stream, StreamHandle, en
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
 
 @dataclasses.dataclass
 class Price:
     sku: int
-
-
-@pytest.fixture(params=["memory", "file"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"memory://{tmp_path}" if request.param == "memory" else str(tmp_path / "store")
 
 
 @pytest.fixture

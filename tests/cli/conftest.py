@@ -15,7 +15,7 @@ import pytest
 from eventq.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -74,16 +74,24 @@ def run(eventq: Run, store: str) -> Run:
 
 
 @pytest.fixture
-def start(store: str) -> Callable[..., subprocess.Popen[str]]:
-    """`eventq` as a process of its own; ended with the test."""
+def start(store: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`eventq` as a process of its own; what a failed test leaves of it, running or unread, ends with the test."""
+    started: list[subprocess.Popen[str]] = []
 
     def call(*args: str, **options: Any) -> subprocess.Popen[str]:
         settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-m", "eventq", *args]
         environment = {**os.environ, "EVENTQ_URL": store}
-        return subprocess.Popen(command, text=True, **{**settings, "env": environment, **options})
+        started.append(subprocess.Popen(command, text=True, **{**settings, "env": environment, **options}))
+        return started[-1]
 
-    return call
+    yield call
+    for process in started:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
 
 
 def ended(process: subprocess.Popen[str], timeout: float = 30) -> Ran:

@@ -34,6 +34,12 @@ NEEDS_A_STORE = {
     "pause": ["q"],
     "resume": ["q"],
     "prune": [],
+    "schedules": [],
+    "notifications": ["ada"],
+    "disable": [],
+    "enable": ["shop.mail"],
+    "jobs": [],
+    "runs": [],
     "fsck": [],
     "export": [],
 }
@@ -116,6 +122,13 @@ def test_looking_for_a_store_does_not_make_one(run: Run, store: str, command: st
     assert not os.path.exists(store)
 
 
+def test_looking_for_a_database_does_not_make_one(eventq: Run, tmp_path: Path) -> None:
+    done = eventq("--store", f"sqlite:///{tmp_path}/jobs.db", "status")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"eventq: there is no store at {tmp_path}/jobs.db; 'eventq put QUEUE PAYLOAD' makes one")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["list", "pause", "resume", "tail", "export", "status", "prune"])
 def test_an_unknown_queue_is_not_made(run: Run, command: str) -> None:
     run("put", "known", "1")
@@ -163,7 +176,7 @@ def test_options_may_stand_between_the_arguments(run: Run) -> None:
 
 
 def test_a_password_is_not_shown() -> None:
-    from eventq.cli.command import masked
+    from eventq.config import masked
 
     assert masked("redis://me:secret@host:1/2") == "redis://me:***@host:1/2"
     assert masked("./a:b@c") == "./a:b@c"

@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import Run, ended
 
 from eventq import App, clock
-from eventq.cli import program
+from eventq.cli import program, work
 
 if TYPE_CHECKING:
     import subprocess
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Start = "Callable[..., subprocess.Popen[str]]"
 
 
-def until(fact: Callable[[], object], what: str, limit: float = 20.0) -> None:
+def until(fact: Callable[[], object], what: str, limit: float = 30.0) -> None:
     """Wait for a fact, at most so long."""
     deadline = clock.SYSTEM.monotonic() + limit
     while not fact():
@@ -202,7 +202,7 @@ def test_wrong_options(run: Run, options: list[str]) -> None:
 def started(process: subprocess.Popen[str], number: int = 1) -> list[int]:
     """The process ids that commands `echo $$; exec sleep` print."""
     assert process.stdout is not None
-    watchdog = threading.Timer(20, process.kill)  # then the read below ends empty
+    watchdog = threading.Timer(30, process.kill)  # then the read below ends empty
     watchdog.start()
     try:
         return [int(process.stdout.readline()) for _ in range(number)]
@@ -226,6 +226,29 @@ def test_the_first_signal_lets_the_command_finish(
     assert (done.code, done.err) == (0, "eventq work: 1 completed\n")
     assert counts(run) == {"ready": 1}
     assert run("workers", "--json").json == []
+
+
+def test_a_signal_while_a_command_is_being_started_counts_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing is said of it, and after the grace it is killed."""
+    announce, announced = work.Work._announce, threading.Event()
+
+    def announce_and_tell(self: work.Work) -> None:
+        announce(self)
+        announced.set()
+
+    class SlowlyStarted(program.Program):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert announced.wait(30)
+
+    monkeypatch.setattr(work.Work, "_announce", announce_and_tell)
+    monkeypatch.setattr(work, "Program", SlowlyStarted)
+    run("put", "q", "--lines", stdin=b"1\n2\n")
+    done = run("work", "q", "--exec", "true", "--burst")
+    announcement = "eventq work: stopping: 1 running, 10 s to finish; a second signal kills\n"
+    assert (done.code, done.err) == (0, announcement + "eventq work: 1 completed\n")
+    assert counts(run) == {"ready": 1}
 
 
 @pytest.mark.exhaustive

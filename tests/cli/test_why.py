@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventq import App, clock
+from eventq import App, clock, retry
 from eventq.cli import why
 from eventq.cli.console import timestamp
 from eventq.ids import new_worker_id
@@ -114,6 +114,20 @@ def test_paused(app: App, ask: Ask) -> None:
     assert "paused" not in ask(id)
 
 
+def test_its_task_is_switched_off(app: App, ask: Ask) -> None:
+    serve(app, "q")
+    handle = app.task_named("shop.total", queue="q").enqueue()
+    app.disable("shop.other")
+    assert "disabled" not in ask(handle.id)
+    app.disable("shop.total", "the sums are wrong", by="ada")
+    found = ask(handle.id)
+    assert found["disabled"].startswith("its task 'shop.total' is switched off ")
+    assert found["disabled"].endswith(", by ada (the sums are wrong); 'eventq enable shop.total' ends that")
+    assert "ready" not in found
+    app.enable("shop.total")
+    assert "disabled" not in ask(handle.id)
+
+
 def test_nobody_serves_its_queue(app: App, ask: Ask) -> None:
     serve(app, "other")
     plain, task = app.queue("q").put(1), app.task_named("shop.total", queue="q").enqueue()
@@ -168,7 +182,7 @@ def test_a_rate(app: App, ask: Ask) -> None:
 
 def test_a_suspect(app: App, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(app, "q")
-    monkeypatch.setattr(why, "SUSPECT_CRASHES", 0)
+    monkeypatch.setattr(retry, "SUSPECT_CRASHES", 0)
     assert "started only alone" in ask(app.queue("q").put(1))["suspect"]
 
 

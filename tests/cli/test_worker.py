@@ -400,6 +400,6 @@ def test_an_empty_inbox_is_not_shown(run: Run, start: Start, store: str) -> None
         assert mine.enqueue(4).result(20) == 4
         (shown,) = [each for each in run("status", "--json").json["queues"] if each["queue"] == inbox]
         assert (shown["completed"], shown["workers"]) == (1, 1)
-        assert app.queue(inbox).purge("completed") == 1
+        until(lambda: app.queue(inbox).purge("completed") == 1, "the worker has put the event away")
         assert [each for each in run("status", "--json").json["queues"] if each["queue"] == inbox] == []
         assert stopped(process).code == 0

@@ -15,7 +15,12 @@ import pytest
 
 from eventq.errors import ClaimLost, EventqError, StorageError
 from eventq.storage.file import disk
-from faults import scenarios_changing, scenarios_limits, scenarios_rates  # noqa: F401 - they register their scenarios
+from faults import (  # noqa: F401 - they register their scenarios
+    scenarios_changing,
+    scenarios_limits,
+    scenarios_rates,
+    scenarios_restoring,
+)
 from faults.check import check
 from faults.disk import FAILING, Died, FaultyDisk
 from faults.scenarios import SCENARIOS
@@ -266,6 +271,8 @@ def test_an_error_of_close_is_no_error(monkeypatch: pytest.MonkeyPatch, caplog: 
 
 # ---------------------------------------------------------------------------- all of it
 
+DEATHS = 6
+"""Of a long operation, after so many of which there is a second death."""
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EACCES]
 
 
@@ -301,15 +308,17 @@ def test_every_write_is_short(lab: Lab, name: str) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_a_process_ends_at_some_calls(lab: Lab, name: str) -> None:
-    """The same with real processes, whose locks and descriptors the kernel takes back: in every fourth call."""
-    at_every_call(lambda at: process_ends(lab, name, at), 1 + NAMES.index(name) % 4, 4)
+    """The same with real processes, whose locks and descriptors the kernel takes back: in every sixth call."""
+    at_every_call(lambda at: process_ends(lab, name, at), 1 + NAMES.index(name) % 6, 6)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_whoever_looks_after_the_dead_dies_too(lab: Lab, name: str) -> None:
-    """In every fifth call of the operation, and then in every third call of its recovery, another third each time."""
-    at = 1 + NAMES.index(name) % 5
+    """In some calls of the operation, every eighth of a short one, and then in every third call of its recovery,
+    another third each time."""
+    step = max(8, len(calls_of(lab, name)) // DEATHS)
+    at = 1 + NAMES.index(name) % step
     while recoverer_dies(lab, name, at, 1):
         at_every_call(lambda then, at=at: recoverer_dies(lab, name, at, then), 2 + at % 3, 3)  # type: ignore[misc]
-        at += 5
+        at += step

@@ -17,7 +17,7 @@ from faults.world import World, Worlds
 
 Parties = tuple[Callable[[], object], Callable[[], object]]
 WAITING = (State.READY, State.DELAYED)
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 def put(world: World, payload: str, *, by_b: bool = False) -> None:

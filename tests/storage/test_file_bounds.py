@@ -11,8 +11,8 @@ from eventq.clock import SYSTEM, sleep
 from eventq.errors import QueueFull
 from eventq.model import Completed, PutOptions, Rejected
 from eventq.storage.base import LOOK_INTERVAL
-from eventq.storage.file import FileStorage, bounds, disk
-from eventq.storage.file.bounds import Bounds
+from eventq.storage.bounds import Bounds
+from eventq.storage.file import FileStorage, disk, membership
 from eventq.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eventq.storage.file.layout import QueuePaths
     from eventq.storage.file.reading import Reader
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def storage(tmp_path: Path, clock: FakeClock) -> Iterator[FileStorage]:
 def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What each count found."""
     found: list[int] = []
-    count: Callable[[Reader, QueuePaths], int] = bounds.waiting
+    count: Callable[[Reader, QueuePaths], int] = membership.waiting
 
     def waiting(reader: Reader, paths: QueuePaths) -> int:
         found.append(count(reader, paths))
         return found[-1]
 
-    monkeypatch.setattr(bounds, "waiting", waiting)
+    monkeypatch.setattr(membership, "waiting", waiting)
     return found
 
 
@@ -112,19 +112,18 @@ def test_what_has_ended_is_not_read(storage: FileStorage, monkeypatch: pytest.Mo
 def test_who_counts_waits_for_puts_that_are_under_way(storage: FileStorage, clock: FakeClock) -> None:
     """They have their room and are not seen yet: counted now, the queue would take one more than it may."""
     put(storage)
-    paths = storage.queue_paths("q")
-    shared = Bounds(storage.reader, clock)
+    shared = Bounds(lambda queue: membership.waiting(storage.reader, storage.queue_paths(queue)), clock)
     refused: list[QueueFull] = []
 
     def put_two() -> None:
         try:
-            with shared.admit(paths, 3, 2):
+            with shared.admit("q", 3, 2):
                 pass
         except QueueFull as error:
             refused.append(error)
 
     thread = threading.Thread(target=put_two, daemon=True)
-    with shared.admit(paths, 3, 1):
+    with shared.admit("q", 3, 1):
         assert shared._rooms["q"].until > 0.0
         thread.start()
         deadline = SYSTEM.monotonic() + PATIENCE
@@ -134,5 +133,5 @@ def test_who_counts_waits_for_puts_that_are_under_way(storage: FileStorage, cloc
         put(storage)
     thread.join(PATIENCE)
     assert len(refused) == 1
-    with shared.admit(paths, 3, 1):
+    with shared.admit("q", 3, 1):
         put(storage)

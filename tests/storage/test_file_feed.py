@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventq.errors import StorageError
-from eventq.model import Completed, PutOptions
+from eventq.model import Completed, PutOptions, Released
 from eventq.retry import SUSPECT_CRASHES
 from eventq.storage.base import LOOK_INTERVAL
 from eventq.storage.file import FileStorage, disk, feed
@@ -148,3 +148,27 @@ def test_nothing_at_hand_is_started_beside_a_suspect(tmp_path: Path) -> None:
         assert next_of(storage, 2) == []
         storage.settle(suspect, Completed())
         assert next_of(storage, 3) == [b"2", b"3"]
+
+
+def test_giving_back_for_later_lists_nothing_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a retry costs as much as there are events that wait for theirs."""
+    clock = FakeClock()
+    listed: list[str] = []
+    with FileStorage(tmp_path / "store", sync=False, clock=clock) as storage:
+        for number in range(50):
+            storage.put("q", [b"%d" % number], PutOptions(due=clock.now() + 1))
+        clock.advance(2)
+        monkeypatch.setattr(feed, "perf_counter", lambda: 0.0)  # what was listed stays fresh
+        real = disk.listdir
+        monkeypatch.setattr(disk, "listdir", lambda path: (listed.append(path), real(path))[1])
+        seen = []
+        for _ in range(50):
+            (claimed,) = storage.claim("q")
+            seen.append(claimed.payload)
+            storage.settle(claimed, Released(60))
+        assert seen == [b"%d" % number for number in range(50)]
+        assert sum("/delayed/" in path for path in listed) < 10
+        monkeypatch.undo()
+        assert storage.claim("q") == []
+        clock.advance(61)
+        assert len(storage.claim("q", 100)) == 50

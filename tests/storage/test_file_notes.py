@@ -187,12 +187,16 @@ def test_a_reader_is_not_led_astray_by_a_file_that_is_another(worker: FileStorag
         assert fresh[-1] == seen
 
 
-def test_a_note_of_which_nobody_wants_to_know_costs_one_open_that_fails(worker: FileStorage, calls: list[str]) -> None:
-    claimed = claim(worker)
-    worker.note(claimed, "progress", b"1")
-    calls.clear()
-    worker.note(claimed, "progress", b"2")
-    assert calls == ["open_or_create", "pread", "open_fifo_writer"]
+def test_a_note_of_which_nobody_wants_to_know_costs_one_open_that_fails(
+    worker: FileStorage, other: FileStorage, calls: list[str]
+) -> None:
+    for putter, told in ((other, ["open_fifo_writer"]), (worker, [])):  # its own process needs no FIFO
+        putter.put("q", [b"1"], PutOptions())
+        (claimed,) = worker.claim("q")
+        worker.note(claimed, "progress", b"1")
+        calls.clear()
+        worker.note(claimed, "progress", b"2")
+        assert calls == ["open_or_create", "pread", *told]
 
 
 def test_a_waiter_has_one_wake_for_many_notes(worker: FileStorage) -> None:

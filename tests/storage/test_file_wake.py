@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eventq.model import Outcome
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @pytest.fixture

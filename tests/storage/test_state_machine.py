@@ -144,7 +144,8 @@ class TwoWorlds(RuleBasedStateMachine):
 
     def look(self) -> None:
         """Time for every worker to see what the others did."""
-        for _ in range(2):
+        absence = max(pair.real.absence for pair in self.pairs)
+        for _ in range(2 + int(absence / LOOK_INTERVAL)):
             self.clock.advance(LOOK_INTERVAL + 0.01)
             for pair in self.pairs:
                 pair.model.recover()
@@ -507,4 +508,4 @@ def test_file_and_memory_tell_the_same_story() -> None:
 
 @pytest.mark.exhaustive
 def test_file_and_memory_tell_the_same_story_for_long() -> None:
-    run_state_machine_as_test(FileAndMemory, settings=settings(max_examples=120, stateful_step_count=60))
+    run_state_machine_as_test(FileAndMemory, settings=settings(max_examples=60, stateful_step_count=60))

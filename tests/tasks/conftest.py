@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from stores import kinds, new_store
 
 from eventq import App
-from eventq.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ class OpenApp(Protocol):
     def __call__(self, **config: Any) -> App: ...
 
 
-@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.exhaustive), "file"])
+@pytest.fixture(params=kinds("file"))
 def storage_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -29,18 +29,16 @@ def storage_kind(request: pytest.FixtureRequest) -> str:
 def open_app(storage_kind: str, tmp_path: Path) -> Iterator[OpenApp]:
     """Opens apps on one store, each a worker of its own; closes them all."""
     apps: list[App] = []
+    config: dict[str, Any] = {"sync": False} if storage_kind == "file" else {}
+    with new_store(storage_kind, tmp_path) as url:
 
-    def open_one(**config: Any) -> App:
-        if storage_kind == "memory":
-            apps.append(App(f"memory://{tmp_path}", **config))
-        else:
-            apps.append(App(str(tmp_path / "store"), sync=False, **config))
-        return apps[-1]
+        def open_one(**further: Any) -> App:
+            apps.append(App(url, **config, **further))
+            return apps[-1]
 
-    yield open_one
-    for app in apps:
-        app.close()
-    MemoryStorage.forget(str(tmp_path))
+        yield open_one
+        for app in apps:
+            app.close()
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_no_such_worker(app: App, id: str) -> None:
 
 
 def test_who_only_enqueues_is_no_worker(app: App) -> None:
-    app.queue("default").put(1)
+    app.queue("other").claim()
     assert [worker.id for worker in app.workers()] == [id_of(app)]
     with pytest.raises(UnknownWorker):
         who(app).using(worker=id_of(app)).enqueue()

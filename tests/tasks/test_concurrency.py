@@ -14,9 +14,12 @@ from tasks.running import PATIENCE, until, working
 
 
 class Meter:
-    """How many are inside at once."""
+    """How many are inside at once. Those who come wait until there have been `places`, so that it does not depend on
+    how fast they come whether there ever are as many."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = 1) -> None:
+        self.places = places
+        self.were_full = threading.Event()
         self.most = 0
         self.total = 0
         self._inside = 0
@@ -27,6 +30,8 @@ class Meter:
             self._inside += 1
             self.total += 1
             self.most = max(self.most, self._inside)
+            if self._inside >= self.places:
+                self.were_full.set()
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -36,11 +41,13 @@ class Meter:
 def define(app: App, meter: Meter, on_loop: bool, **options: Any) -> Any:
     def work(number: int) -> int:
         with meter:
-            threading.Event().wait(0.003)
+            assert meter.were_full.wait(PATIENCE)
+            threading.Event().wait(0.003)  # who is one too many may come
         return number
 
     async def work_async(number: int) -> int:
         with meter:
+            assert await asyncio.to_thread(meter.were_full.wait, PATIENCE)
             await asyncio.sleep(0.003)
         return number
 
@@ -50,7 +57,7 @@ def define(app: App, meter: Meter, on_loop: bool, **options: Any) -> Any:
 @pytest.mark.parametrize("on_loop", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("places", [1, 2])
 def test_of_a_task_over_two_workers(open_app: OpenApp, on_loop: bool, places: int) -> None:
-    meter = Meter()
+    meter = Meter(places)
     first, second = open_app(), open_app()
     task = define(first, meter, on_loop, concurrency=places)
     define(second, meter, on_loop, concurrency=places)
@@ -78,7 +85,7 @@ def test_of_a_key_over_two_workers(open_app: OpenApp) -> None:
 
 
 def test_of_a_queue_over_two_workers(open_app: OpenApp) -> None:
-    meter = Meter()
+    meter = Meter(2)
     first, second = open_app(), open_app()
     first.queue("narrow", concurrency=2)
     task = define(first, meter, False, queue="narrow")
@@ -86,7 +93,7 @@ def test_of_a_queue_over_two_workers(open_app: OpenApp) -> None:
     with working(first, concurrency=4), working(second, concurrency=4):
         handles = [task.enqueue(number) for number in range(16)]
         assert all(handle.wait(PATIENCE) for handle in handles)
-    assert meter.most <= 2
+    assert (meter.total, meter.most) == (16, 2)
 
 
 def test_one_task_at_its_limit_does_not_hold_up_others(app: App) -> None:

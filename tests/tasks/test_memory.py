@@ -16,11 +16,11 @@ from tasks.running import until, working
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WARM, MORE = 2_000, 10_000
+WARM, MORE = 2_000, 5_000
 STEP = 500
 """Events that wait at most: a backlog of memory storage is memory, too."""
 OBJECTS, BYTES = 2_000, 256 << 10
-"""What may come on top of it by MORE tasks: an object for five of them, 26 bytes for each: less than an id."""
+"""What may come on top of it by MORE tasks: two objects for five of them, 52 bytes for each: less than an id."""
 
 pytestmark = pytest.mark.exhaustive
 

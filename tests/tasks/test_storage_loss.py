@@ -84,6 +84,8 @@ def test_it_goes_on_when_the_storage_works_again(app: App, open_app: OpenApp, me
     elsewhere = open_app()
     with working(app):
         assert all(elsewhere.handle(handle.id).wait(PATIENCE) for handle in handles)
+        if method == "watch":
+            until(lambda: storage.failed, "the worker rests")
         later = elsewhere.handle(work.enqueue(5).id)
         assert later.wait(PATIENCE)
     assert sorted(runs) == list(range(6)), "each ran once"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-import weakref
 from contextlib import closing, suppress
 from functools import partial, partialmethod
 from multiprocessing import get_context
@@ -26,6 +25,7 @@ from msgspec import Raw, json, structs
 
 from eventq import App, clock, errors
 from eventq.model import Claimed, Edit, Outcome
+from eventq.storage import forks
 from eventq.storage.base import Storage
 from eventq.storage.memory import MemoryStorage
 
@@ -33,8 +33,6 @@ from eventq.storage.memory import MemoryStorage
 SEAM = {*Storage.__abstractmethods__, "restore"} - {"worker"}
 TYPES = {name: get_type_hints(getattr(Storage, name)) for name in SEAM} | {"worker": {}, "clear": {}, "release": {}}
 KINDS = {kind.__name__: kind for kind in get_args(Outcome | Edit)}
-STORAGES: weakref.WeakSet[Any] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [storage.begin() for storage in STORAGES])
 
 
 class Desk:
@@ -104,10 +102,10 @@ class SocketStorage(Storage):
     def __init__(self, path: str) -> None:
         self.path, self.closed, self.said = path, False, dict[str, Any](queues=(), tasks=())
         self.connection: Any = None
-        self.begin()
-        STORAGES.add(self)
+        self.after_fork()
+        forks.follow(self)
 
-    def begin(self) -> None:
+    def after_fork(self) -> None:
         """Without a connection. A forked child must not keep its parent's, or nobody sees the parent die."""
         if self.connection is not None:
             self.connection.close()
@@ -176,7 +174,7 @@ class SocketStorage(Storage):
 
     def abandon(self) -> None:
         self.closed = True
-        self.begin()
+        self.after_fork()
 
 
 def work(path: str) -> None:

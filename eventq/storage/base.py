@@ -58,7 +58,7 @@ What is hard:
 - **An answer that is lost.** If a server may have done what it was asked, ask again in a way that does it once: ids are
   made here, before; a claim or settle that is repeated finds its own token. Else raise `OutcomeUnknown`, not a guess.
 - **Forks.** A child has the parent's descriptors: it must not speak on them, nor keep them open, or the parent's death
-  is not seen. `os.register_at_fork`; then a new worker id at the first use, and its introduction said again.
+  is not seen. `forks.follow`; then a new worker id at the first use, and its introduction said again.
 - **Clocks.** Times come from the `clock` that the storage was given, never from a server; waits by `monotonic`. What
   was put in an order is claimed in it whatever the clock says: by `eventq.ids`, which never go back.
 - **Bounds.** Retention in steps, notes by size, attempts by number; a look at the store costs what is open.
@@ -416,7 +416,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def release_name(self, name: str) -> bool:
-        """Free a name; False if it was not taken."""
+        """Free a name, whatever its record says; False if it was not taken."""
 
     @abc.abstractmethod
     def take_slot(self, name: str, limit: int = 1) -> Slot | None:

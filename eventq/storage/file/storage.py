@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -36,6 +35,7 @@ from eventq.model import (
     Stats,
     Worker,
 )
+from eventq.storage import forks
 from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, Storage, displaced_by, introduction
 from eventq.storage.checks import check_key_of_several, check_sizes
 from eventq.storage.file import disk
@@ -106,7 +106,7 @@ class FileStorage(Storage):
         self._made: set[str] = set()
         self._said: Introduction = ((), ())
         self._reset()
-        _stores.add(self)
+        forks.follow(self)
 
     def _reset(self) -> None:
         """Begin without a room: at the start, and in a forked child."""
@@ -532,7 +532,7 @@ class FileStorage(Storage):
                 return
             self._closed = True
             member, self._member = self._member, None
-        _stores.discard(self)
+        forks.forget(self)
         if member is not None and member.maintenance is not None:
             member.maintenance.stop()
         with self._lock:
@@ -563,7 +563,7 @@ class FileStorage(Storage):
 
     def abandon(self) -> None:
         """Close every descriptor and give nothing back, as death would. For tests."""
-        _stores.discard(self)
+        forks.forget(self)
         self._closed = True
         member, self._member = self._member, None
         if member is not None and member.maintenance is not None:
@@ -586,15 +586,3 @@ class FileStorage(Storage):
         member, self._member = self._member, None
         self._drop_descriptors(member)
         self._reset()
-
-
-_stores: weakref.WeakSet[FileStorage] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for storage in list(_stores):
-        storage.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from eventq.model import (
     Stats,
     Worker,
 )
+from eventq.storage import forks
 from eventq.storage.base import (
     LOOK_INTERVAL,
     MAX_PUT_EVENTS,
@@ -108,7 +108,7 @@ class RedisStorage(Storage):
         self._said: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._reset()
         self._server.open_first()
-        _storages.add(self)
+        forks.follow(self)
 
     def _reset(self) -> None:
         """Begin as a new worker: at the start, and in a forked child. Says nothing to anybody yet."""
@@ -126,7 +126,7 @@ class RedisStorage(Storage):
         self._suspect = b""
         self._settings: dict[str, tuple[float, Settings]] = {}
 
-    def disown(self) -> None:
+    def after_fork(self) -> None:
         """In a forked child: leave what is the parent's alone."""
         was_closed = self._closed
         self._server.disown()
@@ -570,15 +570,3 @@ def _ending_arguments(end: Ending, keep: float | None) -> tuple[Argument, ...]:
         "" if end.due is None else number(end.due), "1" if end.skipped else "0", "0" if end.value is None else "1",
         end.value or b"", end.codec, "" if keep is None else number(keep),
     )  # fmt: skip
-
-
-_storages: weakref.WeakSet[RedisStorage] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for storage in list(_storages):
-        storage.disown()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventq import ids
@@ -14,6 +12,7 @@ from eventq.clock import SYSTEM, Clock, sleep
 from eventq.config import changed
 from eventq.errors import ClaimLost, StorageClosed, StorageError
 from eventq.model import Completed, Move, State
+from eventq.storage import forks
 from eventq.storage.base import LOOK_INTERVAL, Storage, introduction
 from eventq.storage.bounds import Bounds
 from eventq.storage.checks import check_key, check_key_of_several, check_name, check_note, check_sizes, encode_headers
@@ -85,9 +84,9 @@ class SQLStorage(Storage):
         self._leases = Leases(database, self._run, clock)
         self._said: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._begin()
-        in_children(self)
+        forks.follow(self)
 
-    def be_new(self) -> None:
+    def after_fork(self) -> None:
         """In a child made by fork: a worker of its own, which holds nothing."""
         self._waking.be_forgotten()
         self._begin()
@@ -577,22 +576,3 @@ class SQLStorage(Storage):
 def is_paused(settings: Settings, now: float) -> bool:
     until = settings.paused_until
     return settings.paused and (until is None or now < until)
-
-
-# ---------------------------------------------------------------- forks
-
-_alive: weakref.WeakSet[SQLStorage] = weakref.WeakSet()
-_registered: list[bool] = []
-
-
-def in_children(storage: SQLStorage) -> None:
-    """Each child made by fork begins anew with a storage, before anything else in it runs."""
-    _alive.add(storage)
-    if not _registered:
-        _registered.append(True)
-        os.register_at_fork(after_in_child=_be_new)
-
-
-def _be_new() -> None:
-    for storage in _alive:
-        storage.be_new()

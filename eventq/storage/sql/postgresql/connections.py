@@ -10,7 +10,6 @@ import logging
 import os
 import select
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,6 +18,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from eventq.clock import sleep
 from eventq.errors import StorageClosed
+from eventq.storage import forks
 from eventq.storage.sql.postgresql.errors import Refused
 from eventq.storage.sql.postgresql.statements import Statements
 
@@ -147,7 +147,7 @@ class Connections:
         self._dialect = dialect
         self._forked()
         self.closed: bool = False
-        _all.add(self)
+        forks.follow(self)
 
     def _forked(self) -> None:
         self._lock = threading.Lock()
@@ -175,10 +175,10 @@ class Connections:
     def _connect(self) -> psycopg.Connection[Row]:
         params, prepare = self._target.params, PREPARE_AFTER if self._target.prepare else None
         while True:
-            forks = _forks.count
+            before = _forks.count
             connection = psycopg.connect(**params, autocommit=True, prepare_threshold=prepare)
             self._made.add(connection)
-            if forks == _forks.count:
+            if before == _forks.count:
                 return connection
             self.drop(connection)  # a child that was forked meanwhile has a copy of its socket, and knows nothing of it
 
@@ -269,17 +269,11 @@ class _Forks:
 
 
 _forks = _Forks()
-_all: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
 def _after_fork_in_parent() -> None:
     _forks.count += 1
 
 
-def _after_fork_in_child() -> None:
-    for connections in list(_all):
-        connections.after_fork()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_parent=_after_fork_in_parent)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
+from eventq.storage import forks
 from eventq.storage.sql.database import NOTHING, Cursor, Database
 from eventq.storage.sql.schema import Dialect, spelled
 from eventq.storage.sql.sqlite.connections import Connections
@@ -75,7 +75,7 @@ class SQLiteDatabase(Database):
         except BaseException:
             self._connections.close()
             raise
-        in_children(self)
+        forks.follow(self)
 
     @property
     def dialect(self) -> Dialect:
@@ -141,7 +141,7 @@ class SQLiteDatabase(Database):
 
     # ------------------------------------------------------------------ forks, and the end
 
-    def be_new(self) -> None:
+    def after_fork(self) -> None:
         """In a child made by fork: what it inherited is its parent's. A connection of another process may be neither
         used nor closed, and a FIFO that the child holds would hide its parent's death."""
         leak(self._connections.inherited())
@@ -160,23 +160,6 @@ class SQLiteDatabase(Database):
         if listener is not None:
             listener.stop()
         self._connections.close()
-
-
-_databases: weakref.WeakSet[SQLiteDatabase] = weakref.WeakSet()
-_registered: list[bool] = []
-
-
-def in_children(database: SQLiteDatabase) -> None:
-    """Each child made by fork begins anew with a database, before anything else in it runs."""
-    _databases.add(database)
-    if not _registered:
-        _registered.append(True)
-        os.register_at_fork(after_in_child=_be_new)
-
-
-def _be_new() -> None:
-    for database in _databases:
-        database.be_new()
 
 
 def leak(objects: Iterable[object]) -> None:

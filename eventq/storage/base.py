@@ -415,6 +415,12 @@ class Storage(abc.ABC):
         """Taken names that begin with a prefix, sorted."""
 
     @abc.abstractmethod
+    def replace_name(self, held: Name, data: bytes | None) -> bool:
+        """Say something else about a taken name, or free it (None), if its record still is exactly this one, as it was
+        read: so of several that have read the same, one wins. Whether that was so; the record then says that this
+        worker did it, and when."""
+
+    @abc.abstractmethod
     def release_name(self, name: str) -> bool:
         """Free a name, whatever its record says; False if it was not taken."""
 

@@ -1,6 +1,8 @@
 """Named claims and slots.
 
 A name is a file that is linked into place, so that one of any number of takers wins; it stays until it is released.
+What it says changes by renaming another file over it, under the lock of the one before: so a look at the name finds
+either, of several who have read the same one is first, and the kernel frees the lock of whoever dies at it.
 A slot is a lock on a file, so the kernel frees it the instant its holder dies. The file stays a little longer than the
 lock, since who takes a slot often takes it again, and making a file is the dearest call of all; then it is removed,
 under its lock, and whoever locks it checks that the name still leads to it.
@@ -8,7 +10,9 @@ under its lock, and whoever locks it checks that the name still leads to it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import msgspec
 
@@ -23,6 +27,8 @@ log: logging.Logger = logging.getLogger("eventq.storage")
 
 MAX_NAME_BYTES = 1 << 20
 TAKE_TRIES = 100
+PATIENCE = 10.0
+"""Seconds to wait for who changes a name, which takes a fraction of one."""
 MAX_IDLE = 64
 """Files of free slots that one process leaves, at most."""
 IDLE = 10.0
@@ -35,6 +41,8 @@ class Names:
     def __init__(self, root: str, durable: bool) -> None:
         self._folder = root + "/names/"
         self._durable = durable
+        self._locks: set[int] = set()
+        """The files that are locked at this moment."""
 
     def take(self, record: Name, drafts: Drafts) -> tuple[Name, bool]:
         holder = self.read(digest(record.name))
@@ -62,15 +70,11 @@ class Names:
         raise StorageError(f"the name {record.name!r} changes hands faster than it can be read; try again")
 
     def read(self, filename: str) -> Name | None:
+        path = self._folder + filename
         try:
-            data = disk.read_file(self._folder + filename, MAX_NAME_BYTES)
+            return decoded(disk.read_file(path, MAX_NAME_BYTES), path)
         except FileNotFoundError:
             return None
-        try:
-            return msgspec.json.decode(data, type=Name)
-        except msgspec.MsgspecError as error:
-            path = self._folder + filename
-            raise StorageError(f"{path} cannot be read ({error}); remove it to free the name") from error
 
     def all(self, prefix: str) -> list[Name]:
         found = []
@@ -84,8 +88,78 @@ class Names:
                 found.append(name)
         return sorted(found, key=lambda name: name.name)
 
+    def replace(self, held: Name, by: Name | None, drafts: Drafts) -> bool:
+        """Rename another record over the one that a name has, or unlink that for None, if it still is this one."""
+        filename = digest(held.name)
+        path, draft = self._folder + filename, None
+        if by is not None:
+            draft = drafts.named(f"name-{filename[:16]}", msgspec.json.encode(by))
+        try:
+            with self._locked(path) as fd:
+                if fd is None or decoded(disk.read_all(fd, MAX_NAME_BYTES), path) != held:
+                    return False
+                if draft is None:
+                    disk.unlink(path)
+                else:
+                    disk.rename(draft.path, path)
+                    disk.close(draft.fd)
+                    draft = None
+        finally:
+            if draft is not None:
+                drafts.drop(draft)
+        if self._durable:
+            disk.sync_folder(self._folder)
+        return True
+
     def release(self, name: str) -> bool:
-        return disk.unlink_if_any(self._folder + digest(name))
+        path = self._folder + digest(name)
+        with self._locked(path) as fd:
+            return fd is not None and disk.unlink_if_any(path)
+
+    @contextlib.contextmanager
+    def _locked(self, path: str) -> Iterator[int | None]:
+        """The file that a name has, or None. It keeps that file meanwhile: who would change that waits for this lock.
+        Whoever had it before may have changed it, so the name must still lead to what is locked."""
+        until = SYSTEM.monotonic() + PATIENCE
+        while True:
+            try:
+                fd = disk.open_file(path)
+            except FileNotFoundError:
+                yield None
+                return
+            self._locks.add(fd)
+            try:
+                if not disk.lock_soon(fd):
+                    if SYSTEM.monotonic() >= until:
+                        raise StorageError(f"{path} is locked by a process that does not go on; resume it, or kill it")
+                elif leads_to(path, fd):
+                    yield fd
+                    return
+            finally:
+                self._locks.discard(fd)
+                disk.unlock(fd)
+                disk.close(fd)
+
+    def abandon(self) -> None:
+        """Close the descriptors, and nothing else: in a forked child they are the parent's."""
+        while self._locks:
+            disk.close(self._locks.pop())
+
+
+def decoded(data: bytes, path: str) -> Name:
+    """The record that a name's file holds. Raises StorageError."""
+    try:
+        return msgspec.json.decode(data, type=Name)
+    except msgspec.MsgspecError as error:
+        raise StorageError(f"{path} cannot be read ({error}); remove it to free the name") from error
+
+
+def leads_to(path: str, fd: int) -> bool:
+    """Whether a name still leads to an open file."""
+    try:
+        return disk.stat(path).st_ino == disk.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
 
 
 class FileSlot:
@@ -134,14 +208,12 @@ class Slots:
                 if not disk.try_hold(fd):
                     disk.close(fd)
                     return None
-                if disk.stat(path).st_ino == disk.fstat(fd).st_ino:
+                if leads_to(path, fd):
                     return FileSlot(self, path, fd)
-            except FileNotFoundError:
-                pass  # removed by its last holder between our open and our lock: take the next file of that name
             except OSError:
                 disk.close(fd)  # or nobody else could have it as long as we live
                 raise
-            disk.close(fd)
+            disk.close(fd)  # removed by its last holder between our open and our lock: take the next of that name
         return None
 
     def release(self, slot: FileSlot) -> None:

@@ -514,6 +514,11 @@ class FileStorage(Storage):
         return self._names.all(prefix)
 
     @guarded
+    def replace_name(self, held: Name, data: bytes | None) -> bool:
+        by = None if data is None else Name(held.name, self.worker, self.clock.now(), msgspec.Raw(data))
+        return self._names.replace(held, by, self._joined().drafts)
+
+    @guarded
     def release_name(self, name: str) -> bool:
         return self._names.release(name)
 
@@ -574,6 +579,7 @@ class FileStorage(Storage):
                 member.board.close()
 
     def _drop_descriptors(self, member: Membership | None) -> None:
+        self._names.abandon()
         self._slots.abandon()
         if member is not None:
             member.holder.abandon()

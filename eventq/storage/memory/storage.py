@@ -450,6 +450,17 @@ class MemoryStorage(Storage):
         with self._gate:
             return [held for name, held in sorted(self._store.names.items()) if name.startswith(prefix)]
 
+    def replace_name(self, held: Name, data: bytes | None) -> bool:
+        with self._gate:
+            if self._store.names.get(held.name) != held:
+                return False
+            if data is None:
+                del self._store.names[held.name]
+            else:
+                by = Name(held.name, self.worker, self._clock.now(), msgspec.Raw(bytes(data)))
+                self._store.names[held.name] = by
+            return True
+
     def release_name(self, name: str) -> bool:
         with self._gate:
             return self._store.names.pop(name, None) is not None

@@ -549,6 +549,12 @@ class RedisStorage(Storage):
         behind = b"(" + prefix.encode() + b"\xff" if prefix else b"+"
         return [msgspec.json.decode(held, type=Name) for held in self._server.call("names", prefix, behind)]
 
+    def replace_name(self, held: Name, data: bytes | None) -> bool:
+        by = b""
+        if data is not None:
+            by = encode(Name(held.name, self._worker, self._clock.now(), msgspec.Raw(bytes(data))))
+        return bool(self._server.change("replace_name", held.name, encode(held), by))
+
     def release_name(self, name: str) -> bool:
         return bool(self._server.change("release_name", name))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from eventq.errors import StorageClosed
+from eventq.errors import OutcomeUnknown, StorageClosed
 from eventq.model import Name
 from eventq.storage.sql.schema import digest
 
@@ -22,6 +22,9 @@ STARTS = 64
 TAKE = """INSERT INTO {p}names (digest, start, name, worker, at, data)
     VALUES (:digest, :start, :name, :worker, :at, :data) ON CONFLICT (digest) DO NOTHING"""
 HELD = "SELECT name, worker, at, data FROM {p}names WHERE digest = :digest"
+AS_IT_WAS = " WHERE digest = :digest AND worker = :was_of AND at = :was_at AND data = :was"
+REPLACE = "UPDATE {p}names SET worker = :worker, at = :at, data = :data" + AS_IT_WAS
+FREE = "DELETE FROM {p}names" + AS_IT_WAS
 SOME = "SELECT name, worker, at, data FROM {p}names WHERE digest IN "
 STEP = 200
 LISTED = "SELECT name, worker, at, data FROM {p}names WHERE start >= :start"
@@ -92,6 +95,33 @@ def _above(start: bytes) -> bytes:
     """The first bytes after all that begin so; empty if there are none."""
     start = start.rstrip(b"\xff")
     return start[:-1] + bytes((start[-1] + 1,)) if start else b""
+
+
+class Replace:
+    """One change of what a name says, which has one answer, however often its transaction is repeated."""
+
+    def __init__(self, held: Name, worker: str, at: float, data: bytes | None) -> None:
+        was = {"digest": digest(held.name), "was_of": held.worker, "was_at": held.at, "was": bytes(held.data)}
+        self._frees = data is None
+        self._values = was if data is None else {**was, "worker": worker, "at": at, "data": bytes(data)}
+        self._done = False
+
+    def go(self, database: Database) -> bool:
+        """Whether the name said what it was to say before."""
+        return database.run(self._run)
+
+    def _run(self, cursor: Cursor, again: bool) -> bool:
+        done = cursor.change(FREE if self._frees else REPLACE, self._values) == 1
+        if not done and again and self._done:
+            rows = cursor.execute(HELD, {"digest": self._values["digest"]})
+            if self._frees is bool(rows) or (rows and not self._is_mine(rows[0])):
+                raise OutcomeUnknown("a name was changed by others while it was unknown whether it was changed here")
+            done = True
+        self._done = done
+        return done
+
+    def _is_mine(self, row: Row) -> bool:
+        return (row[1], row[2]) == (self._values["worker"], self._values["at"])
 
 
 class Release:

@@ -536,6 +536,10 @@ class SQLStorage(Storage):
         self._check()
         return names.listed(self._database, prefix)
 
+    def replace_name(self, held: Name, data: bytes | None) -> bool:
+        self._check()
+        return names.Replace(held, self._worker, self._clock.now(), data).go(self._database)
+
     def release_name(self, name: str) -> bool:
         self._check()
         return names.Release(name).go(self._database)

@@ -21,7 +21,7 @@ under `.aio`. Errors are `EventqError`s; `Retry` and `Reject` are instructions t
 #   claim           the right to handle one event, and the ways to end it
 #   handle          the waiter's side; inbox: a worker's own queues, for what is addressed to it
 #   put, queue      events in and out
-#   lock            locks and semaphores; disabled: tasks that are switched off; revisions: records that change
+#   lock            locks and semaphores; disabled: tasks that are switched off; entries: records that change
 #   notifications/  what users are told: record (in the store)
 #   arguments       the arguments of a call as data; options: what may be said of a task
 #   task            functions that run elsewhere; context: what a run knows of itself; run: from event to outcome

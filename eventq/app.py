@@ -13,6 +13,7 @@ import msgspec
 from eventq import clock, disabled
 from eventq.codec import JSON, choose, packer
 from eventq.config import AppConfig, Config, QueueSettings, known, queue_settings, task_options, text, type_name
+from eventq.entries import RESERVED_NAMES
 from eventq.errors import ConfigError
 from eventq.handle import Handle
 from eventq.inbox import is_shown
@@ -22,7 +23,6 @@ from eventq.middleware import Hooks
 from eventq.notifications import Notifications
 from eventq.options import CallOptions, TaskOptions
 from eventq.queue import Queue
-from eventq.revisions import RESERVED_NAMES
 from eventq.schedule import ScheduleOptions, Schedules
 from eventq.sources import read_config
 from eventq.storage import Storage, open_storage

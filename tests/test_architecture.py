@@ -28,7 +28,7 @@ PACKAGE = ROOT / "eventq"
 LAYERS = [line.split() for line in """\
 model errors codec ids clock retry config bridge wakeup
 storage
-store claim handle inbox put queue lock disabled revisions
+store claim handle inbox put queue lock disabled entries
 arguments options notifications middleware context stream capture task run child process observe
 worker schedule workflow topic rpc notify
 job
@@ -41,7 +41,7 @@ STRANGERS = (LAYERS[4],)
 
 STORAGE_SEAM = ("storage", "storage.base")
 """All of `storage` that the layers above may name; implementations are reached by URL, and share a bit more:"""
-_SHARED = ("bells", "bounds", "checks", "endings", "observed", "restored")
+_SHARED = ("bells", "bounds", "checks", "endings", "forks", "observed", "restored")
 STORAGE_SHARED = (*STORAGE_SEAM, *(f"storage.{name}" for name in _SHARED))
 
 # fmt: off

@@ -24,7 +24,6 @@ from eventq.job.record import FINISHED, JOBS, Current, Entry, JobState, Spec, St
 from eventq.job.report import Standing
 from eventq.model import Cancel, Failure, Requeue
 from eventq.notifications.record import checked_user
-from eventq.revisions import newest
 from eventq.schedule.definition import OF_JOB
 from eventq.workflow import Run, Workflows
 from eventq.workflow.engine import FIRST_LOOK
@@ -190,11 +189,11 @@ class Jobs:
 
     def all(self, user: str | None = None) -> list[JobStatus]:
         """All of them, or those of a user, by name. One that is changed at this very moment may be missing."""
-        entries = JOBS.tidied(self.store.storage, JOBS.held(self.store.storage))
+        entries = JOBS.all(self.store.storage)
         wanted = None if user is None else checked_user(user)
         return [
             self._about(name, entry)
-            for name, (_, entry) in sorted(entries.items())
+            for name, entry in sorted(entries.items())
             if wanted is None or entry.spec.user == wanted
         ]
 
@@ -208,7 +207,6 @@ class Jobs:
         entry = self._change(
             name, lambda old: new if old is None else msgspec.structs.replace(old, spec=new.spec), cron
         )
-        assert entry is not None
         return self._about(name, entry)
 
     def enable(self, name: str) -> None:
@@ -223,11 +221,16 @@ class Jobs:
     def remove(self, name: str) -> bool:
         """Remove a job, and cancel its run if it goes on; False if there was none. One that a program's code declares
         comes back with the next worker of that program, or its next start: disable it instead."""
-        entry = self._entry(checked_name(name))
-        self._change(name, lambda _old: None, cron=False)
-        if entry is not None and entry.current is not None and is_open(self.store.storage, entry.current):
+        storage, entry = self.store.storage, None
+        try:
+            entry = self._entry(checked_name(name))
+        except ConfigError as error:
+            log.warning("%s; it is removed all the same", error)
+        self._app.schedules.remove(schedule_of(name))
+        removed = JOBS.remove(storage, name)
+        if entry is not None and entry.current is not None and is_open(storage, entry.current):
             Run(self.workflows, entry.current.id).cancel(f"job {name!r} was removed")
-        return entry is not None
+        return removed
 
     # ------------------------------------------------------------------ running
 
@@ -293,7 +296,6 @@ class Jobs:
             )
 
         entry = self._change(name, aborted)
-        assert entry is not None
         if entry.current is None or entry.current.aborted is None or not is_open(storage, entry.current):
             return False
         if not Run(self.workflows, entry.current.id).cancel(entry.current.aborted):
@@ -332,9 +334,7 @@ class Jobs:
         What was changed at run time stays until the program declares something else. Raises StorageError.
         """
         storage = self.store.storage
-        if not self.declared and not storage.names(JOBS.prefix):
-            return
-        entries = {name: entry for name, (_, entry) in JOBS.tidied(storage, JOBS.held(storage)).items()}
+        entries = JOBS.all(storage)
         for name, declared in self.declared.items():
             try:
                 entries[name] = self._declared(name, declared, entries.get(name))
@@ -350,19 +350,16 @@ class Jobs:
         if old is not None and old.declared == new.declared:
             return old
         log.info("job %s is as declared", name)
-        entry = self._change(
+        return self._change(
             name,
             lambda old: new if old is None else msgspec.structs.replace(old, spec=new.spec, declared=new.declared),
             cron=new.spec.cron is not None,
         )
-        assert entry is not None
-        return entry
 
     # ------------------------------------------------------------------ records
 
     def _entry(self, name: str) -> Entry | None:
-        found = newest(JOBS.held_of(self.store.storage, name))
-        return None if found is None else found[1]
+        return JOBS.get(self.store.storage, name)
 
     def _startable(self, name: str) -> Entry:
         """A job that may be started now, as it is declared here if it is."""
@@ -380,28 +377,29 @@ class Jobs:
         entry = self._entry(name)
         return entry is not None and entry.current is not None and entry.current.id == run
 
-    def _change(self, name: str, change: Callable[[Entry | None], Entry | None], cron: bool = True) -> Entry | None:
+    def _change(self, name: str, change: Callable[[Entry | None], Entry], cron: bool = True) -> Entry:
         """Change a record, and its schedule with it. A schedule that the record is not to have any more goes first: so
         whoever is killed in between leaves one too few, which the next worker that starts makes, and never one too
         many."""
 
-        def changed(old: Entry | None) -> Entry | None:
+        def changed(old: Entry | None) -> Entry:
             new = change(old)
-            return old if new == old else new
+            return old if old is not None and new == old else new
 
         before = self._entry(checked_name(name))
         had_cron = before is not None and before.spec.cron is not None
         if had_cron and not cron:
             self._app.schedules.remove(schedule_of(name))
         entry = JOBS.change(self.store.storage, name, changed)
-        if had_cron or (entry is not None and entry.spec.cron is not None):
+        assert entry is not None
+        if had_cron or entry.spec.cron is not None:
             self._schedule(name, entry)
         return entry
 
-    def _schedule(self, name: str, entry: Entry | None) -> None:
+    def _schedule(self, name: str, entry: Entry) -> None:
         """Have the schedule of a job be as its record says."""
         schedules, schedule = self._app.schedules, schedule_of(name)
-        if entry is None or entry.spec.cron is None:
+        if entry.spec.cron is None:
             schedules.remove(schedule)
             return
         spec = entry.spec

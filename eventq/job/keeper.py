@@ -26,7 +26,6 @@ from eventq.job.record import ABORTED, FAILED, FINISHED, JOBS, Current, Entry, i
 from eventq.job.report import reports_of
 from eventq.job.template import template
 from eventq.model import Completed, Dropped, Released, State
-from eventq.revisions import LOOKS, newest
 from eventq.task import RUN_HEADER
 from eventq.workflow.engine import FIRST_LOOK
 from eventq.workflow.graph import NOTHING
@@ -254,18 +253,13 @@ class Keeper:
     # ------------------------------------------------------------------ the record
 
     def _entry(self, job: str) -> Entry | None:
-        found = newest(JOBS.held_of(self._store.storage, job))
-        return None if found is None else found[1]
+        return JOBS.get(self._store.storage, job)
 
     def _standing(self, run: str, job: str) -> tuple[Entry | None, Current | None]:
-        """The record of a job, and what it says of a run; None if it says nothing of it. A look may miss the moment at
-        which one revision takes the place of the other: that it says nothing is believed after several."""
-        entry: Entry | None = None
-        for _ in range(LOOKS):
-            entry = self._entry(job)
-            if entry is not None and entry.current is not None and entry.current.id == run:
-                return entry, entry.current
-        return entry, None
+        """The record of a job, and what it says of a run; None if it says nothing of it."""
+        entry = self._entry(job)
+        current = None if entry is None else entry.current
+        return entry, current if current is not None and current.id == run else None
 
     def _current(self, run: str, staged: Staged) -> Current | None:
         return self._standing(run, staged.job)[1]

@@ -1,4 +1,4 @@
-"""What the store knows of a job: one record, in revisions. It says what the job is, and how its last run stands.
+"""What the store knows of a job: one entry under its name. It says what the job is, and how its last run stands.
 
 Whether a run goes on is not said by the record alone: its own event must be open as well. So neither a death between
 two writes, nor somebody who removes that event by hand, leaves a job that runs for ever.
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from eventq.entries import Entries
 from eventq.model import OPEN_STATES, Failure
-from eventq.revisions import Traced, TracedRevisions
 from eventq.workflow.graph import Definition
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The user who is told how a run ends."""
 
 
-class Entry(Traced, frozen=True, kw_only=True, omit_defaults=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of a job."""
 
     spec: Spec
@@ -90,8 +90,8 @@ class Entry(Traced, frozen=True, kw_only=True, omit_defaults=True):
     """Its last run; None if there was none, or it was reset."""
 
 
-JOBS: TracedRevisions[Entry] = TracedRevisions("job", Entry)
-"""The records of jobs."""
+JOBS: Entries[Entry] = Entries("job", Entry)
+"""The records of jobs, in any store."""
 
 
 def is_open(storage: Storage, current: Current | None) -> bool:

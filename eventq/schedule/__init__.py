@@ -21,7 +21,6 @@ from eventq.config import text
 from eventq.errors import ConfigError, DuplicateName, EventqError, StorageError, UnknownSchedule
 from eventq.handle import Handle
 from eventq.model import State
-from eventq.revisions import LOOKS, TRIES, Held, newest
 from eventq.schedule import ticks
 from eventq.schedule.definition import MAX_NAME, OF_JOB, Scheduled, ScheduleOptions, definition_of, digest
 from eventq.schedule.record import SCHEDULES, Definition, Entry, LastRun, new_chain
@@ -45,6 +44,8 @@ Change = Callable[[Entry | None], Entry]
 
 BEFORE = 1e-6
 """Seconds before a time from which on it is still to come."""
+LOOKS = 3
+"""How often one looks before it is believed that a schedule has no tick."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,17 +116,15 @@ class Schedules:
 
     def all(self) -> list[Schedule]:
         """All of them, by name. What killed processes have left half done is put right on the way. One that is changed
-        at this very moment may be missing."""
-        entries = self._tidied(SCHEDULES.held(self.store.storage))
+        at this very moment may be missing; one that this version cannot read is, and the log says so."""
+        entries = SCHEDULES.all(self.store.storage)
         found = self._with_ticks(entries) if entries else {}
-        return [self._about(name, entry, found.get(entry.chain)) for name, (_, entry) in sorted(entries.items())]
+        return [self._about(name, entry, found.get(entry.chain)) for name, entry in sorted(entries.items())]
 
     def get(self, name: str) -> Schedule | None:
-        """One of them; None if there is none of this name."""
-        found = newest(self._held(_checked(name)))
-        if found is None:
-            return None
-        return self._about(name, found[1], self._tick(name, found[1]))
+        """One of them; None if there is none of this name. Raises ConfigError for what this version cannot read."""
+        entry = SCHEDULES.get(self.store.storage, _checked(name))
+        return None if entry is None else self._about(name, entry, self._tick(name, entry))
 
     # ------------------------------------------------------------------ changing
 
@@ -151,7 +150,7 @@ class Schedules:
         at = definition.when.at
         if at is not None and at <= now:
             raise ConfigError(f"at={clock.aware(at).isoformat()} has passed; enqueue() the task, or give a later time")
-        entry = self._change(_own(name), lambda old: _defined(old, definition, now), looks=1)
+        entry = self._change(_own(name), lambda old: _defined(old, definition, now))
         return self._about(name, entry, None)
 
     def keep(self, name: str, what: Scheduled, paused: bool, **options: Unpack[ScheduleOptions]) -> None:
@@ -194,8 +193,7 @@ class Schedules:
 
         Raises UnknownSchedule, QueueFull, StorageError.
         """
-        found = newest(self._held(_checked(name)))
-        entry = _there(name, None if found is None else found[1])
+        entry = _there(name, SCHEDULES.get(self.store.storage, _checked(name)))
         now = self.store.clock.now()
         id = ticks.put_run(self.store, name, entry.definition, now, None)
         try:
@@ -209,16 +207,12 @@ class Schedules:
 
         One that a program's code declares comes back with the next worker of that program: pause it instead.
         """
-        storage, removed = self.store.storage, False
-        for _ in range(TRIES):
-            revisions = self._held(_checked(name))
-            if not revisions:
-                return removed
-            for each in revisions:  # the one that counts last: the others must not come to count meanwhile
-                storage.release_name(SCHEDULES.name_of(name, each.revision))
-                removed = removed or not each.is_empty
-            ticks.delete(storage, list(ticks.open_ticks(storage, name).values()))
-        raise StorageError(f"the schedule {name!r} is added faster than it can be removed; try again")
+        storage = self.store.storage
+        removed = SCHEDULES.remove(storage, _checked(name))
+        found = ticks.open_ticks(storage, name)
+        added = SCHEDULES.get(storage, name) if found else None  # by others, meanwhile
+        ticks.delete(storage, [each for chain, each in found.items() if added is None or chain != added.chain])
+        return removed
 
     # ------------------------------------------------------------------ declaring
 
@@ -238,26 +232,18 @@ class Schedules:
         """
         if not self.declared and self.queue not in self.store.storage.queues():
             return
-        storage, now = self.store.storage, self.store.clock.now()
-        held = SCHEDULES.held(storage)
-        entries = self._tidied(held)
-        found, added = self._with_ticks(entries), False
+        if not self.declared and self.queue not in self.store.storage.queues():
+            return
+        entries = SCHEDULES.all(self.store.storage)
+        now, found = self.store.clock.now(), self._with_ticks(entries)
         for name, definition in self.declared.items():
             said = digest(definition)
-            is_new = name not in entries
-            added = added or is_new
-            if is_new or entries[name][1].declared != said:
-                change = functools.partial(_declared, definition, said, now)
-                self._store_declared(name, held.get(name, []), found, change)
-        if added:
-            self._tidied(SCHEDULES.held(storage))  # others may have added the same, and changed it, at the same time
+            if name not in entries or entries[name].declared != said:
+                self._store_declared(name, functools.partial(_declared, definition, said, now), found)
 
-    def _store_declared(
-        self, name: str, revisions: list[Held[Entry]], found: dict[str, OpenTick], change: Change
-    ) -> None:
+    def _store_declared(self, name: str, change: Change, found: dict[str, OpenTick]) -> None:
         try:
-            if self._changed(name, revisions, found, change) is None:
-                self._change(name, change)
+            self._change(name, change, found)
         except StorageError:
             raise
         except EventqError as error:
@@ -271,9 +257,6 @@ class Schedules:
 
     # ------------------------------------------------------------------ records
 
-    def _held(self, name: str, looks: int = LOOKS) -> list[Held[Entry]]:
-        return SCHEDULES.held_of(self.store.storage, name, looks)
-
     def _tick(self, name: str, entry: Entry) -> OpenTick | None:
         """The open tick of a schedule. A look may miss the moment at which one follows the other: then, once more."""
         for _ in range(1 if entry.paused else LOOKS):
@@ -281,71 +264,53 @@ class Schedules:
                 return found
         return None
 
-    def _tidied(self, held: dict[str, list[Held[Entry]]]) -> dict[str, tuple[int, Entry]]:
-        return SCHEDULES.tidied(self.store.storage, held)
-
-    def _with_ticks(self, entries: dict[str, tuple[int, Entry]]) -> dict[str, OpenTick]:
+    def _with_ticks(self, entries: dict[str, Entry]) -> dict[str, OpenTick]:
         """The open ticks by chain; a schedule that lacks one, since somebody has purged their queue, gets it."""
         storage, now = self.store.storage, self.store.clock.now()
         found = ticks.open_ticks(storage)
-        running = [(name, revision, entry) for name, (revision, entry) in entries.items() if not entry.paused]
-        if any(entry.chain not in found for _, _, entry in running):
+        running = {name: entry for name, entry in entries.items() if not entry.paused}
+        if any(entry.chain not in found for entry in running.values()):
             found |= ticks.open_ticks(storage)  # a look may miss the moment at which one follows the other
-        for name, revision, entry in running:
+        for name, entry in running.items():
             if entry.chain in found:
                 continue
             following = after(entry.definition.when, entry.start, max(now, entry.since))
             if following is not None:
-                tick = Tick(name=name, revision=revision, chain=entry.chain, at=following, last=entry.last)
+                tick = Tick(name=name, chain=entry.chain, at=following, last=entry.last)
                 found[entry.chain] = OpenTick(ticks.put_tick(storage, tick), tick)
         return found
 
-    def _change(self, name: str, change: Change, looks: int = LOOKS) -> Entry:
-        """Put what `change` makes of the entry in its place, however often others are faster. One look will do for who
-        adds it if there is none: whether that was so is seen again afterwards."""
-        for _ in range(TRIES):
-            new = self._changed(_checked(name), self._held(name, looks), None, change)
-            if new is not None:
-                return new
-        raise StorageError(f"the schedule {name!r} is changed faster than it can be read; try again")
+    def _change(self, name: str, change: Change, found: dict[str, OpenTick] | None = None) -> Entry:
+        """Change the entry as it stands, and have another chain of ticks begin. With the open ticks, if all are known.
 
-    def _changed(
-        self, name: str, revisions: list[Held[Entry]], found: dict[str, OpenTick] | None, change: Change
-    ) -> Entry | None:
-        """Change what the revisions say, with the open ticks if they are known; None if others were faster."""
-        standing = newest(revisions)
-        old, tick = None, None
-        if standing is not None:
-            tick = self._tick(name, standing[1]) if found is None else found.get(standing[1].chain)
-            old = _as_it_stands(standing[1], None if tick is None else tick.tick, self.store.clock.now())
-        new = change(old)
-        if new is old:
-            return new
-        new = msgspec.structs.replace(new, chain=new_chain())
-        revision = revisions[-1].revision + 1 if revisions else 1
-        if not self._take(name, revision, new, [each.revision for each in revisions], alone=found is None):
-            return None
-        if tick is not None:
-            ticks.delete(self.store.storage, [tick])
-        return new
-
-    def _take(self, name: str, revision: int, entry: Entry, replaced: list[int], *, alone: bool) -> bool:
-        """Take the next revision, release what it replaces, and put its first tick; False if others were faster.
-
-        Of one among many that are new, nothing is put before: who is killed then leaves a record without a tick, which
-        the next worker gives one when it starts.
+        What begins the chain if we are killed is put before; but of one among many that are new, nothing is: that one
+        is left without a tick then, and gets it from the next worker that starts.
         """
-        storage, beginning = self.store.storage, []
-        tick = Tick(name=name, revision=revision, chain=entry.chain, replaced=tuple(replaced))
-        if replaced or alone:
-            beginning = [OpenTick(ticks.put_beginning(storage, tick, self.store.clock.now()), tick)]
-        taken = SCHEDULES.take(storage, name, revision, entry)
-        if taken and not SCHEDULES.release(storage, name, tick.replaced) and (replaced or alone):
-            taken = SCHEDULES.is_newest(storage, name, revision)
-        if taken:
-            ticks.begin(storage, tick, entry)
-        ticks.delete(storage, beginning)
-        return taken
+        storage, chain, now = self.store.storage, new_chain(), self.store.clock.now()
+        begins: list[OpenTick] = []
+        ended: OpenTick | None = None
+
+        def changed(old: Entry | None) -> Entry:
+            nonlocal ended
+            standing, ended = old, None
+            if old is not None:
+                ended = (found or {}).get(old.chain) or self._tick(name, old)
+                standing = _as_it_stands(old, None if ended is None else ended.tick, now)
+            new = change(standing)
+            if old is not None and new is standing:
+                return old
+            if not begins and (old is not None or found is None):
+                tick = Tick(name=name, chain=chain)
+                begins.append(OpenTick(ticks.put_beginning(storage, tick, now), tick))
+            return msgspec.structs.replace(new, chain=chain)
+
+        entry = SCHEDULES.change(storage, _checked(name), changed)
+        assert entry is not None
+        if entry.chain == chain:
+            ticks.begin(storage, Tick(name=name, chain=chain), entry)
+            ticks.delete(storage, [] if ended is None else [ended])
+        ticks.delete(storage, begins)
+        return entry
 
     # ------------------------------------------------------------------ telling
 
@@ -354,7 +319,7 @@ class Schedules:
         when, call = definition.when, Call(definition.task)
         if definition.workflow is None:
             call = store.load(definition.payload, definition.codec, Call)
-        tick = Tick(name=name, revision=0, chain=entry.chain) if found is None else found.tick
+        tick = Tick(name=name, chain=entry.chain) if found is None else found.tick
         following = tick.at
         if following is None and not entry.paused:
             following = after(when, entry.start, max(entry.since, store.clock.now()))

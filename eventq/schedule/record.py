@@ -1,6 +1,6 @@
-"""What the store knows of a schedule: one record, in revisions.
+"""What the store knows of a schedule: one entry under its name.
 
-Each has a chain of its own, by a random id: the ticks of the chain before find that it is over.
+Each change begins another chain of ticks, by a random id: those of the chain before find that it is over.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from eventq.revisions import Revisions
+from eventq.entries import Entries
 from eventq.schedule.times import Lateness, When
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The last run before this chain began."""
 
 
-SCHEDULES: Revisions[Entry] = Revisions("schedule", Entry)
-"""The records of schedules."""
+SCHEDULES: Entries[Entry] = Entries("schedule", Entry)
+"""The records of schedules, in any store."""
 
 
 def new_chain() -> str:
@@ -84,7 +84,7 @@ def new_chain() -> str:
     return secrets.token_hex(8)
 
 
-def current(storage: Storage, name: str, revision: int, chain: str) -> Entry | None:
-    """The entry of this revision, if it still stands and has this chain."""
-    entry = SCHEDULES.current(storage, name, revision)
+def current(storage: Storage, name: str, chain: str) -> Entry | None:
+    """The entry of this name, if it still has this chain."""
+    entry = SCHEDULES.get(storage, name)
     return entry if entry is not None and entry.chain == chain else None

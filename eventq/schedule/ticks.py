@@ -4,8 +4,8 @@ A tick that is due is claimed by whichever worker is first. It puts the run, wit
 the following time, with a key, too; and only then is it settled. Who is killed anywhere in between leaves the tick to
 another worker, which repeats what it finds done, and that changes nothing.
 
-What a chain of ticks has replaced is released by whoever began it. Who is killed at that leaves another event, put
-before: it begins the chain `BEGIN_AFTER` seconds later, if nobody else has.
+Who changes a schedule begins another chain. Who is killed before that leaves another event, put before the change: it
+begins the chain `BEGIN_AFTER` seconds later, if nobody else has.
 """
 
 from __future__ import annotations
@@ -56,13 +56,10 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A time of a schedule. Without one it begins the chain, in case that whoever made that was killed."""
 
     name: str
-    revision: int
     chain: str
     at: float | None = None
     last: LastRun | None = None
     """The last run before."""
-    replaced: tuple[int, ...] = ()
-    """Revisions to release, if it begins a chain."""
 
 
 # ---------------------------------------------------------------- putting
@@ -221,11 +218,10 @@ class Firing:
 
     def _fire(self, tick: Tick) -> None:
         storage = self._store.storage
-        entry = current(storage, tick.name, tick.revision, tick.chain)
+        entry = current(storage, tick.name, tick.chain)
         if entry is None:
             log.debug("a tick of schedule %s is of a chain that is over", tick.name)
         elif tick.at is None:
-            SCHEDULES.release(storage, tick.name, tick.replaced)
             begin(storage, tick, entry)
         else:
             self._put_due(tick, tick.at, entry)
@@ -251,11 +247,13 @@ class Firing:
 
     def _end(self, tick: Tick, entry: Entry) -> None:
         """It is never due again: it goes, unless a program declares it, and would have it made once more."""
-        storage = self._store.storage
-        if entry.declared is not None:
-            ended = msgspec.structs.replace(entry, chain=new_chain())
-            SCHEDULES.take(storage, tick.name, tick.revision + 1, ended)
-        SCHEDULES.release(storage, tick.name, [tick.revision])
+
+        def ended(old: Entry | None) -> Entry | None:
+            if old is None or old.chain != tick.chain:
+                return old  # changed meanwhile: that counts
+            return None if entry.declared is None else msgspec.structs.replace(entry, chain=new_chain())
+
+        SCHEDULES.change(self._store.storage, tick.name, ended)
         log.info("schedule %s has had its last run", tick.name)
 
     def _put_one(
@@ -285,4 +283,4 @@ def begin(storage: Storage, tick: Tick, entry: Entry) -> None:
     """Put the first tick of a chain."""
     first = None if entry.paused else after(entry.definition.when, entry.start, entry.since)
     if first is not None:
-        put_tick(storage, Tick(name=tick.name, revision=tick.revision, chain=tick.chain, at=first, last=entry.last))
+        put_tick(storage, Tick(name=tick.name, chain=tick.chain, at=first, last=entry.last))

@@ -243,6 +243,16 @@ def names(world: World) -> Iterator[None]:
 
 
 @scenario
+def replace_names(world: World) -> Iterator[None]:
+    ready(world)
+    held = world.a.take_name("leader", b"1")[0]
+    yield
+    assert world.a.replace_name(held, b"2")
+    assert not world.a.replace_name(held, b"3")
+    assert world.a.replace_name(world.a.get_names(["leader"])["leader"], None)
+
+
+@scenario
 def slots(world: World) -> Iterator[None]:
     ready(world)
     yield

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture(params=kinds("memory"))
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a new store: of memory in the quick tests, since a job asks no more of a store than workflows and
-    revisions do, whose tests are quick over files, too."""
+    entries do, whose tests are quick over files, too."""
     with new_store(request.param, tmp_path) as url:
         yield url
 
@@ -103,6 +103,6 @@ def attempts_of(app: App, name: str = "x") -> list[int]:
     return [each.attempts for each in report_of(app, name).stages]
 
 
-def revisions(app: App) -> list[str]:
-    """The names under which records of jobs are kept."""
+def entries(app: App) -> list[str]:
+    """The names under which the entries of jobs are kept."""
     return [each.name for each in app.store.storage.names(JOBS.prefix)]

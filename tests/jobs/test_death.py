@@ -15,7 +15,7 @@ from workflows.test_running import pump
 from eventq import App, EventqError
 from eventq.clock import sleep
 from eventq.model import Completed
-from jobs.conftest import OpenApp, Tasks, attempts_of, report_of, revisions
+from jobs.conftest import OpenApp, Tasks, attempts_of, entries, report_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eventq import Run
     from eventq.testing import FakeClock
 
-CHANGING = ("put", "put_key", "take_name", "release_name", "settle", "edit", "take_slot", "claim")
+CHANGING = ("put", "put_key", "take_name", "replace_name", "release_name", "settle", "edit", "take_slot", "claim")
 EVERY = 9
 """At every how many of its calls somebody is killed, but for the long test over memory storage: that is at each."""
 EACH = "memory, each"
@@ -122,7 +122,7 @@ def test_a_starter_that_is_killed_has_started_one_run_or_none(
         assert run.result(0) == [number] * 2
         tasks.ran.clear()
         assert heir.jobs.remove(name)
-        assert revisions(heir) == []
+        assert entries(heir) == []
         if not died:
             return
     raise AssertionError("it never ends")
@@ -177,7 +177,7 @@ def test_a_worker_that_is_killed_loses_no_step_of_a_jobs_life(
             break
     else:
         raise AssertionError("it never ends")
-    assert revisions(heir) == []
+    assert entries(heir) == []
 
 
 def adopt(app: App, tasks: Tasks) -> None:
@@ -221,7 +221,7 @@ def test_who_is_killed_changing_a_job_leaves_it_usable(
         assert later.result(0) == [0, number], (number, act)
         assert heir.jobs.job(name).status() == "finished"
         assert heir.jobs.remove(name)
-        assert revisions(heir) == []
+        assert entries(heir) == []
         assert heir.schedules.all() == []
         if not died:
             return
@@ -280,7 +280,7 @@ def test_of_many_who_start_a_job_at_once_one_does(open_app: OpenApp, clock: Fake
     gone_on(apps[0], clock, lambda: is_idle(apps[0]))
     assert len([each for each in runs if not isinstance(each, EventqError)]) == 1
     assert tasks.values("echo") == [1]
-    assert len(revisions(apps[0])) == 1
+    assert len(entries(apps[0])) == 1
 
 
 def test_a_starter_that_is_overtaken_says_so_and_leaves_nothing_that_begins(

@@ -9,7 +9,7 @@ import pytest
 
 from eventq import App, ConfigError, DuplicateName, MissingExtra, PayloadError, Stage, TemplateError
 from eventq.job.record import JOBS
-from jobs.conftest import OpenApp, Tasks, revisions, work, worked
+from jobs.conftest import OpenApp, Tasks, entries, work, worked
 
 if TYPE_CHECKING:
     from eventq.testing import FakeClock
@@ -192,7 +192,7 @@ def test_a_worker_stores_what_is_declared_and_what_was_changed_stays(open_app: O
     found = second.jobs.get("x")
     assert found is not None
     assert (found.description, found.enabled) == ("declared anew", False)
-    assert len(revisions(first)) == 1
+    assert len(entries(first)) == 1
 
 
 def test_a_job_that_is_declared_may_be_started_before_any_worker_was_there(
@@ -205,7 +205,11 @@ def test_a_job_that_is_declared_may_be_started_before_any_worker_was_there(
 
 def test_records_that_cannot_be_read_hide_no_others(app: App, tasks: Tasks) -> None:
     app.jobs.add("fine", [tasks.echo])
-    app.store.storage.take_name(JOBS.name_of("newer", 3), b'{"spec": 7}')
-    app.store.storage.take_name(f"{JOBS.prefix}odd", b"1")
+    app.store.storage.take_name(f"{JOBS.prefix}newer", b'{"spec": 7}')
     assert [each.name for each in app.jobs.all()] == ["fine"]
-    assert app.jobs.get("newer") is None
+    for act in (app.jobs.get, app.jobs.disable, lambda name: app.jobs.add(name, [tasks.echo])):
+        with pytest.raises(ConfigError, match=r"the job under the name 'eventq\.job/newer' cannot be read here"):
+            act("newer")
+    assert app.store.storage.get_names([f"{JOBS.prefix}newer"])
+    assert app.jobs.remove("newer")
+    assert entries(app) == [f"{JOBS.prefix}fine"]

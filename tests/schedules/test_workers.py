@@ -60,7 +60,7 @@ def test_three_workers_run_it_once(open_app: OpenApp, clock: FakeClock) -> None:
             until(lambda number=number: len(noting.times) == number)  # type: ignore[misc]
     assert len(set(noting.times)) == 5
     assert len(ticks(apps[0])) == 1
-    assert {tuple(call.kwargs) for call in ticks(apps[0])} == {("name", "revision", "chain", "at", "last")}
+    assert {tuple(call.kwargs) for call in ticks(apps[0])} == {("name", "chain", "at", "last")}
 
 
 def test_short_intervals_by_the_machines_clock(url: str) -> None:

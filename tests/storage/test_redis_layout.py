@@ -77,8 +77,9 @@ def use_everything(storage: RedisStorage, clock: FakeClock) -> None:
     slot = storage.take_slot("slot")
     assert slot is not None
     slot.release()
-    storage.take_name("name", b"1")
+    storage.replace_name(storage.take_name("name", b"1")[0], b"2")
     storage.release_name("name")
+    storage.replace_name(storage.take_name("name", b"3")[0], None)
     clock.advance(1000.0)
     for _ in range(3):
         clock.advance(LOOK_INTERVAL)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -404,6 +405,20 @@ class TwoWorlds(RuleBasedStateMachine):
         else:
             model, real = self.both(self.pick(who), lambda storage: storage.release_name(name))
             assert model == real
+
+    @rule(who=indexes, name=st.sampled_from(["a", "../b"]), stale=st.booleans(), frees=st.booleans())
+    def replace(self, who: int, name: str, stale: bool, frees: bool) -> None:
+        def work(storage: Storage) -> bool | None:
+            held = storage.get_names([name]).get(name)
+            if held is None:
+                return None
+            if stale:
+                held = msgspec.structs.replace(held, data=msgspec.Raw(b"0"))
+            return storage.replace_name(held, None if frees else b"2")
+
+        model, real = self.both(self.pick(who), work)
+        assert model == real
+        assert model in (None, not stale)
 
     @rule(who=indexes, take=st.booleans())
     def slot(self, who: int, take: bool) -> None:

@@ -11,6 +11,7 @@ under its lock, and whoever locks it checks that the name still leads to it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator
 
@@ -43,12 +44,13 @@ class Names:
         self._durable = durable
         self._locks: set[int] = set()
         """The files that are locked at this moment."""
+        self._number = itertools.count()
 
     def take(self, record: Name, drafts: Drafts) -> tuple[Name, bool]:
         holder = self.read(digest(record.name))
         if holder is not None:
             return holder, False
-        draft = drafts.named(f"name-{digest(record.name)[:16]}", msgspec.json.encode(record))
+        draft = drafts.named(self._draft_name(), msgspec.json.encode(record))
         target = self._folder + digest(record.name)
         try:
             for _ in range(TAKE_TRIES):
@@ -90,10 +92,9 @@ class Names:
 
     def replace(self, held: Name, by: Name | None, drafts: Drafts) -> bool:
         """Rename another record over the one that a name has, or unlink that for None, if it still is this one."""
-        filename = digest(held.name)
-        path, draft = self._folder + filename, None
+        path, draft = self._folder + digest(held.name), None
         if by is not None:
-            draft = drafts.named(f"name-{filename[:16]}", msgspec.json.encode(by))
+            draft = drafts.named(self._draft_name(), msgspec.json.encode(by))
         try:
             with self._locked(path) as fd:
                 if fd is None or decoded(disk.read_all(fd, MAX_NAME_BYTES), path) != held:
@@ -102,8 +103,8 @@ class Names:
                     disk.unlink(path)
                 else:
                     disk.rename(draft.path, path)
-                    disk.close(draft.fd)
-                    draft = None
+                    named, draft = draft, None
+                    disk.close(named.fd)
         finally:
             if draft is not None:
                 drafts.drop(draft)
@@ -139,6 +140,9 @@ class Names:
                 self._locks.discard(fd)
                 disk.unlock(fd)
                 disk.close(fd)
+
+    def _draft_name(self) -> str:
+        return f"name-{next(self._number):016x}"
 
     def abandon(self) -> None:
         """Close the descriptors, and nothing else: in a forked child they are the parent's."""

@@ -377,6 +377,57 @@ class KeyRules:
         assert not two.release_name("report")
         assert two.take_name("report", b"2")[1]
 
+    def test_a_name_is_replaced_by_who_has_read_what_it_says(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        held = one.take_name("report", b'{"a": 1}')[0]
+        assert two.replace_name(held, b'{"a": 2}')
+        found = two.get_names(["report"])["report"]
+        assert (found.name, found.worker, found.data) == ("report", two.worker, msgspec.Raw(b'{"a": 2}'))
+        assert found.at >= held.at
+        for data in (b'{"a": 3}', None):
+            assert not one.replace_name(held, data)
+        assert one.names() == [found]
+        assert not one.replace_name(msgspec.structs.replace(found, worker=one.worker), b"3")
+        assert not one.replace_name(msgspec.structs.replace(found, name="other"), b"3")
+        assert one.names() == [found]
+        assert one.take_name("report", b"4") == (found, False)
+
+    def test_a_name_is_freed_by_who_has_read_what_it_says(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        held = one.take_name("report", b"1")[0]
+        assert two.replace_name(held, None)
+        assert not two.replace_name(held, None)
+        assert not two.replace_name(held, b"2")
+        assert one.names() == []
+        assert two.take_name("report", b"3")[1]
+        assert two.release_name("report")
+
+    def test_of_many_who_replace_a_name_none_is_lost(self, scene: Scene) -> None:
+        """Each adds itself to what it has read, and reads again if others were faster; in between one frees it."""
+        workers = [scene.open() for _ in range(4)]
+        workers[0].take_name("list", b"[]")
+        freed: list[int] = []
+
+        def work(number: int) -> None:
+            worker, left = workers[number % 4], 10
+            while left:
+                held = worker.get_names(["list"]).get("list")
+                if held is None:
+                    left -= worker.take_name("list", b"[%d]" % number)[1]
+                    continue
+                said = msgspec.json.decode(held.data, type=list[int])
+                if number == 0 and said:
+                    if worker.replace_name(held, None):
+                        freed.extend(said)
+                        left -= 1
+                else:
+                    left -= worker.replace_name(held, msgspec.json.encode([*said, number]))
+
+        in_threads(8, work)
+        held = workers[0].get_names(["list"]).get("list")
+        found = freed + (msgspec.json.decode(held.data, type=list[int]) if held else [])
+        assert [found.count(number) for number in range(1, 8)] == [10] * 7
+
     def test_names_are_listed_by_prefix(self, scene: Scene) -> None:
         worker = scene.open()
         for name in ("b/2", "a", "b/1", "B/3", "../x", "ü\n"):

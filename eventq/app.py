@@ -473,7 +473,7 @@ class App:
 
         For what must happen once: `if app.claim_name("report-2026-11"): make_report()`. `data`, any JSON value, is kept
         with it for all to read. It outlives its process: for what must heal when that dies, take a `lock`. Raises
-        ConfigError for a name that begins with `eventq.`: those are eventq's own.
+        ConfigError for a name that begins with `eventq.`: those are eventq's own; PayloadError for more than 1 MiB.
         """
         return self.store.storage.take_name(_own_name(name), pack_data(data))[1]
 

@@ -25,8 +25,8 @@ from msgspec import Raw, json, structs
 
 from eventq import App, clock, errors
 from eventq.model import Claimed, Edit, Outcome
-from eventq.storage import forks
 from eventq.storage.base import Storage
+from eventq.storage.forks import follow
 from eventq.storage.memory import MemoryStorage
 
 # What is called by its name on both sides; the types of arguments, in order, and results; what an argument may be.
@@ -103,7 +103,7 @@ class SocketStorage(Storage):
         self.path, self.closed, self.said = path, False, dict[str, Any](queues=(), tasks=())
         self.connection: Any = None
         self.after_fork()
-        forks.follow(self)
+        follow(self)
 
     def after_fork(self) -> None:
         """Without a connection. A forked child must not keep its parent's, or nobody sees the parent die."""

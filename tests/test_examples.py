@@ -24,7 +24,7 @@ VARIABLES: dict[str, str] = {}
 """What is set for them: nothing."""
 STORAGE = {"socket_storage"}
 """A storage is longer than what uses one, and rests on the seam below the public names."""
-SEAM = {"eventq", "eventq.model", "eventq.storage.base", "eventq.storage.memory"}
+SEAM = {"eventq", "eventq.model", "eventq.storage.base", "eventq.storage.forks", "eventq.storage.memory"}
 LEFT = {"shop_tasks": {".eventq"}}
 """What an example leaves in the current folder because it shows how that is used."""
 

@@ -104,6 +104,8 @@ MAX_PUT_EVENTS = 100_000
 MAX_PUT_BYTES = 64 << 20
 MAX_NOTE_BYTES = 512 << 10
 """The data of one note, at most."""
+MAX_NAME_BYTES = 1 << 20
+"""A name with its data, at most."""
 MAX_INTRODUCTION = 1 << 20
 """Bytes of the names by which a worker introduces itself, at most."""
 
@@ -403,7 +405,8 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
-        """Take a name for ever (until released): the holder's record, and whether that is this call."""
+        """Take a name for ever (until released): the holder's record, and whether that is this call. Raises
+        PayloadError above `MAX_NAME_BYTES`."""
 
     @abc.abstractmethod
     def get_names(self, names: Sequence[str]) -> dict[str, Name]:

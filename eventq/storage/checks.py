@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventq.errors import ConfigError, PayloadError
-from eventq.storage.base import MAX_NOTE_BYTES, MAX_PUT_BYTES, MAX_PUT_EVENTS
+from eventq.storage.base import MAX_NAME_BYTES, MAX_NOTE_BYTES, MAX_PUT_BYTES, MAX_PUT_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +76,13 @@ def check_key_of_several(options: PutOptions) -> None:
     """ValueError if several events cannot be put with their key."""
     if isinstance(options.unique, str) or options.debounce is not None:
         raise ValueError("a key of several events is held for a time: give unique= in seconds, and no debounce=")
+
+
+def check_name_size(name: str, data: bytes) -> None:
+    """PayloadError if a name is too large, with what is said about it."""
+    size = len(name.encode("utf-8", "surrogatepass")) + len(data)
+    if size > MAX_NAME_BYTES:
+        raise PayloadError(f"a name of {size} bytes with its data; at most {MAX_NAME_BYTES}: keep more elsewhere")
 
 
 def check_note(data: bytes) -> None:

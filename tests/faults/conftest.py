@@ -22,6 +22,7 @@ def make_world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     still_maintenance(monkeypatch)
     monkeypatch.setattr("eventq.storage.file.disk.LOCK_TRIES", 1)  # the holder of a lock does not move meanwhile
     monkeypatch.setattr("eventq.storage.file.keys.REPLACE_TRIES", 2)
+    monkeypatch.setattr("eventq.storage.file.names.PATIENCE", 0.0)
     disk = FaultyDisk()
     disk.install(monkeypatch)
     folder = Path(tempfile.mkdtemp(prefix="eventq-races-", dir=fast_folder()))

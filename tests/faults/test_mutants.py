@@ -29,6 +29,7 @@ from faults.test_power_cuts import (
     put_debounced,
     put_key,
     put_many,
+    replace_name,
     take_name,
 )
 from faults.world import Worlds, fast_folder, still_maintenance
@@ -42,6 +43,7 @@ CAUGHT_BY_POWER_CUTS: dict[str, tuple[Operation, ...]] = {
     "held.move:sync_folder": (put_many, move),
     "keys.displace_key:sync_folder": (put_debounced, put_debounced),
     "keys.take_key:sync_folder": (put_key,),
+    "names.replace:sync_folder": (take_name, replace_name),
     "names.take:sync_folder": (take_name,),
     "presence._make_room:sync_folder 2": (put_many, give_back, complete),
     "presence._make_room:sync_folder 3": (put_many, give_back, complete),
@@ -133,6 +135,7 @@ CAUGHT_BY_RACES: dict[str, Callable[[Worlds], None]] = {
     "feed._read:try_lock": a_stopped_producers_file_is_read,
     "held._record_leased:lock_soon": raced("test_a_late_settle_overwrites_nothing"),
     "keys._change:lock_soon": raced("test_keyed_puts_race_and_one_wins", "its period is over"),
+    "names._locked:lock_soon": raced("test_two_replace_a_name_at_once_and_one_wins", "replace"),
     "names._take:try_hold": two_hold_one_slot,
     "presence._make_room:try_hold": the_living_are_buried,
     "presence.take_dead_room:try_hold": the_living_are_buried,
@@ -182,6 +185,7 @@ def test_no_lock_can_go(folder: Path, name: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("eventq.storage.file.disk.LOCK_TRIES", 1)
             patch.setattr("eventq.storage.file.keys.REPLACE_TRIES", 2)
+            patch.setattr("eventq.storage.file.names.PATIENCE", 0.0)
             disk.install(patch)
             change(patch)
             try:

@@ -54,7 +54,8 @@ class Owner:
         self.keys: dict[str, str] = {}
         self.chain: dict[str, int] = {}
         """The debounced events of one key, and after which call each was promised."""
-        self.names: dict[str, int] = {}
+        self.said: list[tuple[int, bytes | None]] = [(0, None)]
+        """What the name `leader` said, one after the other, and after which call that was promised."""
         self.restored: list[Copy] = []
 
     def put(
@@ -92,6 +93,11 @@ class Owner:
         return {
             payload for payload, since in self.promised.items() if since <= at and self.may_go.get(payload, at + 1) > at
         }
+
+    def may_say(self, at: int) -> list[bytes | None]:
+        """What the name says after such a cut: what was promised last, or what was being made of it."""
+        last = max(number for number, (since, _) in enumerate(self.said) if since <= at)
+        return [data for _, data in self.said[last:]]
 
 
 Operation = Callable[[Owner], None]
@@ -133,8 +139,22 @@ def block(owner: Owner) -> None:
 
 
 def take_name(owner: Owner) -> None:
-    owner.store.take_name("leader", b"1")
-    owner.names.setdefault("leader", owner.recorder.calls)
+    if owner.store.take_name("leader", b"1")[1]:
+        owner.said.append((owner.recorder.calls, b"1"))
+
+
+def replace_name(owner: Owner) -> None:
+    say(owner, b"%d" % (len(owner.said) + 1))
+
+
+def free_name(owner: Owner) -> None:
+    say(owner, None)
+
+
+def say(owner: Owner, data: bytes | None) -> None:
+    for held in owner.store.names():
+        assert owner.store.replace_name(held, data)
+        owner.said.append((owner.recorder.calls, data))
 
 
 def restore(owner: Owner) -> None:
@@ -144,7 +164,8 @@ def restore(owner: Owner) -> None:
     owner.restored += made
     owner.store.restore(made, [Name("leader", ELSEWHERE, 1.0)])
     owner.promised.update((payload_of(copy), owner.recorder.calls) for copy in made)
-    owner.names.setdefault("leader", owner.recorder.calls)
+    if owner.said[-1][1] is None:
+        owner.said.append((owner.recorder.calls, b"null"))
 
 
 def complete(owner: Owner) -> None:
@@ -242,8 +263,7 @@ def cut_everywhere(
     shutil.rmtree(folder / "disk")
     seen: set[bytes] = set()
     for at, changes in crash_states(recorder, begun or 0, limit, seed):
-        names = sorted(name for name, since in owner.names.items() if since <= at)
-        state = msgspec.json.encode((sorted(owner.owed(at)), names, changes))
+        state = msgspec.json.encode((sorted(owner.owed(at)), owner.may_say(at), changes))
         if state in seen:
             continue
         seen.add(state)
@@ -269,8 +289,8 @@ def look_after_a_cut(owner: Owner, root: Path, at: int) -> None:
         clock.advance(0.25)
         assert store.worker
         store.recover()
-        names = {name.name for name in store.names()}
-        assert all(name in names for name, since in owner.names.items() if since <= at), "a name is lost"
+        said = [bytes(name.data) for name in store.names()] or [None]
+        assert said[0] in owner.may_say(at), f"the name says {said[0]!r}, not one of {owner.may_say(at)}"
         check_keys(owner, store, at)
         check_restored(owner, store)
         promised = [payload for payload, since in owner.chain.items() if since <= at]
@@ -328,7 +348,8 @@ ALL = pytest.param(1, id="all states", marks=pytest.mark.exhaustive)
 SHORT: list[tuple[Operation, ...]] = [
     (put,), (put_many,), (put_key,), (put_delayed,), (put, append, append), (put, complete, put),
     (put_many, retry, complete), (put_many, reject, die), (put_many, give_back, complete),
-    (put_key, release, die), (put, leave, put), (take_name,), (put_debounced,), (put_debounced, put_debounced),
+    (put_key, release, die), (put, leave, put), (take_name,), (take_name, replace_name),
+    (take_name, replace_name, free_name), (put_debounced,), (put_debounced, put_debounced),
     (put_limited, block), (put_limited, block, die), (put_limited, complete, block),
     (restore,), (put, restore), (restore, restore),
 ]  # fmt: skip

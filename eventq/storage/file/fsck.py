@@ -41,7 +41,7 @@ from eventq.storage.file.layout import (
     digest,
 )
 from eventq.storage.file.line import Folded, RecordLine
-from eventq.storage.file.names import MAX_NAME_BYTES
+from eventq.storage.file.names import MAX_RECORD_BYTES
 from eventq.storage.file.notes import MAX_NOTES_BYTES
 from eventq.storage.file.places import slot_of
 from eventq.storage.file.presence import INNER, MAX_INFO_BYTES, Info
@@ -545,7 +545,7 @@ class Look(Findings):
             if not SHA256.match(name):
                 self.stranger(path, name, "record of a name")
             elif self.is_file(path, status, links=2):
-                record = self.json(path, MAX_NAME_BYTES, Name, "so that nobody can take it; remove it to free it")
+                record = self.json(path, MAX_RECORD_BYTES, Name, "so that nobody can take it; remove it to free it")
                 if record is not None and digest(record.name) != name:
                     self.error(path, f"is named for another name than its own, {record.name[:80]!r}")
 

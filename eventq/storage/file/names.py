@@ -20,13 +20,15 @@ import msgspec
 from eventq.clock import SYSTEM
 from eventq.errors import StorageError
 from eventq.model import Name
+from eventq.storage.base import MAX_NAME_BYTES
 from eventq.storage.file import disk
 from eventq.storage.file.drafts import Drafts, make_folder
 from eventq.storage.file.layout import digest
 
 log: logging.Logger = logging.getLogger("eventq.storage")
 
-MAX_NAME_BYTES = 1 << 20
+MAX_RECORD_BYTES = 8 * MAX_NAME_BYTES
+"""Of a name's file: it is JSON, in which a byte of a name may take six."""
 TAKE_TRIES = 100
 PATIENCE = 10.0
 """Seconds to wait for who changes a name, which takes a fraction of one."""
@@ -74,7 +76,7 @@ class Names:
     def read(self, filename: str) -> Name | None:
         path = self._folder + filename
         try:
-            return decoded(disk.read_file(path, MAX_NAME_BYTES), path)
+            return decoded(disk.read_file(path, MAX_RECORD_BYTES), path)
         except FileNotFoundError:
             return None
 
@@ -97,7 +99,7 @@ class Names:
             draft = drafts.named(self._draft_name(), msgspec.json.encode(by))
         try:
             with self._locked(path) as fd:
-                if fd is None or decoded(disk.read_all(fd, MAX_NAME_BYTES), path) != held:
+                if fd is None or decoded(disk.read_all(fd, MAX_RECORD_BYTES), path) != held:
                     return False
                 if draft is None:
                     disk.unlink(path)

@@ -37,7 +37,7 @@ from eventq.model import (
 )
 from eventq.storage import forks
 from eventq.storage.base import LOOK_INTERVAL, MAX_PUT_BYTES, Storage, displaced_by, introduction
-from eventq.storage.checks import check_key_of_several, check_sizes
+from eventq.storage.checks import check_key_of_several, check_name_size, check_sizes
 from eventq.storage.file import disk
 from eventq.storage.file.ballast import Ballast
 from eventq.storage.file.edits import make_queue
@@ -498,6 +498,7 @@ class FileStorage(Storage):
 
     @guarded
     def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
+        check_name_size(name, data)
         return self.take_as(Name(name, self.worker, self.clock.now(), msgspec.Raw(data)))
 
     def take_as(self, record: Name) -> tuple[Name, bool]:
@@ -515,6 +516,7 @@ class FileStorage(Storage):
 
     @guarded
     def replace_name(self, held: Name, data: bytes | None) -> bool:
+        check_name_size(held.name, data or b"")
         by = None if data is None else Name(held.name, self.worker, self.clock.now(), msgspec.Raw(data))
         return self._names.replace(held, by, self._joined().drafts)
 

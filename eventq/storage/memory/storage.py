@@ -45,6 +45,7 @@ from eventq.storage.checks import (
     check_key,
     check_key_of_several,
     check_name,
+    check_name_size,
     check_note,
     check_sizes,
     encode_headers,
@@ -434,6 +435,7 @@ class MemoryStorage(Storage):
     # ------------------------------------------------------------------ names and slots
 
     def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
+        check_name_size(name, data)
         with self._gate:
             held = self._store.names.get(name)
             if held is not None:
@@ -451,6 +453,7 @@ class MemoryStorage(Storage):
             return [held for name, held in sorted(self._store.names.items()) if name.startswith(prefix)]
 
     def replace_name(self, held: Name, data: bytes | None) -> bool:
+        check_name_size(held.name, data or b"")
         with self._gate:
             if self._store.names.get(held.name) != held:
                 return False

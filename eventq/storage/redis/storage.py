@@ -51,6 +51,7 @@ from eventq.storage.checks import (
     check_key,
     check_key_of_several,
     check_name,
+    check_name_size,
     check_note,
     check_sizes,
     encode_headers,
@@ -532,6 +533,7 @@ class RedisStorage(Storage):
     # ------------------------------------------------------------------ names and slots
 
     def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
+        check_name_size(name, data)
         mine = Name(name, self._worker, self._clock.now(), msgspec.Raw(bytes(data)))
         taken, held = self._server.change("take_name", name, encode(mine))
         return msgspec.json.decode(held, type=Name), bool(taken)
@@ -550,6 +552,7 @@ class RedisStorage(Storage):
         return [msgspec.json.decode(held, type=Name) for held in self._server.call("names", prefix, behind)]
 
     def replace_name(self, held: Name, data: bytes | None) -> bool:
+        check_name_size(held.name, data or b"")
         by = b""
         if data is not None:
             by = encode(Name(held.name, self._worker, self._clock.now(), msgspec.Raw(bytes(data))))

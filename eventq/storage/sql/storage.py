@@ -15,7 +15,15 @@ from eventq.model import Completed, Move, State
 from eventq.storage import forks
 from eventq.storage.base import LOOK_INTERVAL, Storage, introduction
 from eventq.storage.bounds import Bounds
-from eventq.storage.checks import check_key, check_key_of_several, check_name, check_note, check_sizes, encode_headers
+from eventq.storage.checks import (
+    check_key,
+    check_key_of_several,
+    check_name,
+    check_name_size,
+    check_note,
+    check_sizes,
+    encode_headers,
+)
 from eventq.storage.restored import check_copies
 from eventq.storage.sql import (
     ahead,
@@ -526,6 +534,7 @@ class SQLStorage(Storage):
 
     def take_name(self, name: str, data: bytes) -> tuple[Name, bool]:
         self._check()
+        check_name_size(name, data)
         return names.Take(name, self._worker, self._clock.now(), bytes(data)).go(self._database)
 
     def get_names(self, names: Sequence[str]) -> dict[str, Name]:
@@ -538,6 +547,7 @@ class SQLStorage(Storage):
 
     def replace_name(self, held: Name, data: bytes | None) -> bool:
         self._check()
+        check_name_size(held.name, data or b"")
         return names.Replace(held, self._worker, self._clock.now(), data).go(self._database)
 
     def release_name(self, name: str) -> bool:

@@ -22,6 +22,7 @@ from eventq.model import (
     Retried,
     State,
 )
+from eventq.storage.base import MAX_NAME_BYTES
 from eventq.testing.conformance.scene import in_threads
 
 if TYPE_CHECKING:
@@ -427,6 +428,20 @@ class KeyRules:
         held = workers[0].get_names(["list"]).get("list")
         found = freed + (msgspec.json.decode(held.data, type=list[int]) if held else [])
         assert [found.count(number) for number in range(1, 8)] == [10] * 7
+
+    def test_a_name_is_at_most_a_mebibyte_with_its_data(self, scene: Scene) -> None:
+        worker, name = scene.open(), "\x01" * 1000
+        most = b'"%s"' % (b"x" * (MAX_NAME_BYTES - len(name) - 2))
+        for data in (most[:-1] + b'x"', b'"' + b"x" * (8 * MAX_NAME_BYTES) + b'"'):
+            with pytest.raises(PayloadError, match=f"at most {MAX_NAME_BYTES}"):
+                worker.take_name(name, data)
+        assert worker.names() == []
+        held = worker.take_name(name, most)[0]
+        with pytest.raises(PayloadError, match=f"at most {MAX_NAME_BYTES}"):
+            worker.replace_name(held, most[:-1] + b'x"')
+        assert worker.names() == [held]
+        assert held.data == msgspec.Raw(most)
+        assert worker.replace_name(held, b"1")
 
     def test_names_are_listed_by_prefix(self, scene: Scene) -> None:
         worker = scene.open()

@@ -309,8 +309,7 @@ class Engine:
                 return None
             payload = record.payload
         if last.worker != storage.worker:
-            storage.release_name(name)
-            storage.take_name(name, b"null")
+            storage.replace_name(last, b"null")
         state = self.rebuilt(run, payload)
         with self._lock:
             self._states[run] = state

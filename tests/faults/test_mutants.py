@@ -15,6 +15,7 @@ import pytest
 from eventq.errors import EventqError
 from eventq.storage.file.rates import Share, rate_key
 from faults import test_interleavings as races
+from faults import test_interleavings_names as name_races
 from faults import test_interleavings_rates as rate_races
 from faults.disk import FaultyDisk
 from faults.mutants import LOCKS, SYNCS, Mutant, sites
@@ -135,7 +136,7 @@ CAUGHT_BY_RACES: dict[str, Callable[[Worlds], None]] = {
     "feed._read:try_lock": a_stopped_producers_file_is_read,
     "held._record_leased:lock_soon": raced("test_a_late_settle_overwrites_nothing"),
     "keys._change:lock_soon": raced("test_keyed_puts_race_and_one_wins", "its period is over"),
-    "names._locked:lock_soon": raced("test_two_replace_a_name_at_once_and_one_wins", "replace"),
+    "names._locked:lock_soon": lambda make: name_races.test_two_replace_a_name_at_once_and_one_wins(make, "replace"),
     "names._take:try_hold": two_hold_one_slot,
     "presence._make_room:try_hold": the_living_are_buried,
     "presence.take_dead_room:try_hold": the_living_are_buried,

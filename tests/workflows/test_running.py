@@ -351,6 +351,7 @@ class Failing:
         "settle",
         "take_slot",
         "take_name",
+        "replace_name",
         "release_name",
         "scan",
         "edit",

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from eventq.clock import sleep
 from eventq.errors import StorageError
 from eventq.ids import index_of, is_event_id, nanoseconds_of, stem_of
-from eventq.model import Cancel, Delete, Edit, Failure, Move, PutOptions, Record, Requeue, State
+from eventq.model import OPEN_STATES, Cancel, Delete, Edit, Failure, Move, PutOptions, Record, Requeue, State
 from eventq.storage.file import disk, line
 from eventq.storage.file.drafts import make_folder, rename_into
 from eventq.storage.file.feed import MAX_FILE_BYTES
@@ -32,8 +33,9 @@ log: logging.Logger = logging.getLogger("eventq.storage")
 TOO_LATE = "too late"
 UNKNOWN = "unknown"
 REQUESTED = "requested"
-TRIES = 5
-"""An event that moves on each time that it was found is told to be too late for an edit."""
+PAUSES = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.0)
+"""Seconds until another try, for an event that has moved on since it was found, or is on its way to its final folder.
+For one that does so each time an edit comes too late."""
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -67,13 +69,14 @@ class Editor:
             return UNKNOWN
         for entry in self._own(id):
             return self._edit_own(entry, edit)
-        for _ in range(TRIES):
+        for pause in PAUSES:
             located = self._reader.locate(queues, id)
             if located is None:
                 return UNKNOWN
             word = self._edit_found(*located, edit)
             if word is not None:
                 return word
+            sleep(pause)
         return TOO_LATE
 
     def _own(self, id: str) -> list[Entry]:
@@ -277,12 +280,16 @@ class Editor:
         finally:
             disk.close(fd)
 
-    def _remove(self, found: Found, record: Record) -> str:
-        """Delete a finished event's record. One that shares its file with others' values stays until pruned."""
+    def _remove(self, found: Found, record: Record) -> str | None:
+        """Delete a finished event's record; None if it is on its way to where that stays. One that shares its file with
+        others' values stays until pruned."""
         if found.state is State.COMPLETED and len(found.name) == len(stem_of(found.name)):
             if len(self._reader.records(found)) > 1:
                 return TOO_LATE
-        elif found.worker is not None or found.state is State.READY:
+        elif found.worker is not None:
+            others = (each.state for each in self._reader.records(found) if each.id != record.id)
+            return TOO_LATE if any(state in OPEN_STATES for state in others) else None
+        elif found.state is State.READY:
             return TOO_LATE
         disk.unlink_if_any(found.path)
         remove_notes(self._queue(found.queue), record.id)

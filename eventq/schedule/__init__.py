@@ -86,8 +86,9 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 class Schedules:
     """The schedules of a store: `app.schedules`. All that changes one holds for every process, and stays.
 
-    Changing one costs a look at the names that are taken in the store; that of 10,000 schedules takes a tenth of a
-    second on files. Of two changes at the same time the later one counts.
+    Adding one costs the same however many there are; changing one, and `get`, a look at the next times of all, which
+    takes half a second with 10,000 schedules on files. Of two changes at the same time one comes first, and the other
+    one is made of what that has left.
     """
 
     __slots__ = ("_app", "declared")

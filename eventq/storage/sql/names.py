@@ -98,30 +98,31 @@ def _above(start: bytes) -> bytes:
 
 
 class Replace:
-    """One change of what a name says, which has one answer, however often its transaction is repeated."""
+    """One change of what a name says, or its release, which has one answer, however often its transaction is
+    repeated."""
 
     def __init__(self, held: Name, worker: str, at: float, data: bytes | None) -> None:
         was = {"digest": digest(held.name), "was_of": held.worker, "was_at": held.at, "was": bytes(held.data)}
-        self._frees = data is None
-        self._values = was if data is None else {**was, "worker": worker, "at": at, "data": bytes(data)}
+        self._name = held.name
+        self._by = None if data is None else {"worker": worker, "at": at, "data": bytes(data)}
+        self._values = {**was, **(self._by or {})}
         self._done = False
 
     def go(self, database: Database) -> bool:
-        """Whether the name said what it was to say before."""
-        return database.run(self._run)
+        """Whether the name said what it was to say before. Raises OutcomeUnknown if others have changed it since it was
+        changed here, and that may have been in vain."""
+        return database.run(self.run)
 
-    def _run(self, cursor: Cursor, again: bool) -> bool:
-        done = cursor.change(FREE if self._frees else REPLACE, self._values) == 1
-        if not done and again and self._done:
+    def run(self, cursor: Cursor, again: bool) -> bool:
+        before = again and self._done
+        self._done = cursor.change(FREE if self._by is None else REPLACE, self._values) == 1
+        if before and not self._done:
             rows = cursor.execute(HELD, {"digest": self._values["digest"]})
-            if self._frees is bool(rows) or (rows and not self._is_mine(rows[0])):
-                raise OutcomeUnknown("a name was changed by others while it was unknown whether it was changed here")
-            done = True
-        self._done = done
-        return done
-
-    def _is_mine(self, row: Row) -> bool:
-        return (row[1], row[2]) == (self._values["worker"], self._values["at"])
+            by = None if not rows else {"worker": rows[0][1], "at": rows[0][2], "data": bytes(rows[0][3])}
+            if by != self._by:
+                raise OutcomeUnknown(f"the name {self._name!r} was changed by others while the answer was lost: look")
+            self._done = True
+        return self._done
 
 
 class Release:

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from eventq.storage.base import Slot, Storage
 
 QUEUES = ("q", "Other")
-SETTINGS = {"max_crashes": 2, "keep": 1e6, "keep_dead": 1e6}
+MAX_CRASHES = 2
+SETTINGS = {"max_crashes": MAX_CRASHES, "keep": 1e6, "keep_dead": 1e6}
 """No event becomes a suspect, whose turn the contract leaves open; nothing is pruned."""
 ID = re.compile(r"[0-9a-f]{38}\.[0-9a-f]{5}")
 EMPTY: Mapping[str, str] = {}
@@ -249,26 +250,37 @@ class TwoWorlds(RuleBasedStateMachine):
     def _claim_until_sets_agree(self, pair: Pair, queue: str, model: list[Claimed], real: list[Claimed]) -> None:
         """One may take first what the other takes next; and the real one may find a due event a moment later.
 
-        Where that holds the place that the next one needs, neither gets further: then both complete what they have.
+        Likewise, one may have met a dead letter to be, and the other not yet. Where what is claimed holds the place
+        that the next one needs, neither gets further: then both complete what they have.
         """
         patience = 100
         ended: tuple[set[str], set[str]] = (set(), set())
         while (mine := ended[0] | {self.real_ids[one.id] for one in model}) != (
             theirs := ended[1] | {one.id for one in real}
-        ):
+        ) or not self._have_met_alike(pair, queue):
             count = max(len(mine), len(theirs)) + (len(mine) == len(theirs))
             more = pair.model.claim(queue, count - len(mine)), pair.real.claim(queue, count - len(theirs))
             if not more[0] and not more[1] and len(mine) == len(theirs) and self._limited(pair, model):
                 self._complete(pair, queue, model, real, ended)
             model += more[0]
             real += more[1]
-            if len(theirs) + len(more[1]) < len(mine) + len(more[0]):
+            if not more[1]:
                 patience -= 1
                 sleep(0.001)
             assert patience > 0, f"never found: model {model}, real {real}"
             assert more[0] or len(mine) == count or ended[0], f"found too much: model {model}, real {real}"
         if ended[0]:
             self._complete(pair, queue, model, real, ended)
+
+    def _have_met_alike(self, pair: Pair, queue: str) -> bool:
+        """Whether both have met the same of those that have crashed too often."""
+        for id, real_id in self.real_ids.items():
+            model = pair.model.get(id)
+            if model is not None and model.queue == queue and model.crashes >= MAX_CRASHES:
+                real = pair.real.get(real_id)
+                if real is None or real.state is not model.state:
+                    return False
+        return True
 
     def _limited(self, pair: Pair, claims: list[Claimed]) -> bool:
         records = [pair.model.get(one.id) for one in claims]

@@ -34,6 +34,7 @@ KIND = INDEX + 8
 _PLAIN = b'","payload":'
 PAYLOAD = ID_END + len(_PLAIN)
 """Where the payload of such a plain event begins; it goes up to the checksum."""
+_SKIPPED = b'"outcome":"skipped"'
 _RECORD, _STAR = b"i*"
 _INDEXES = {b"%05x" % number: number for number in range(4096)}
 KEPT_ATTEMPTS = 20
@@ -202,6 +203,17 @@ def plain_payload(raw: bytes) -> bytes | None:
     Found at its place, without decoding the line: most events are like this.
     """
     return raw[PAYLOAD:-TAIL] if raw[ID_END:PAYLOAD] == _PLAIN else None
+
+
+def tells_of_skip(raw: bytes, worker: str) -> bool:
+    """Whether an event's line tells that this worker has skipped it: before it was moved, with all that had happened to
+    it."""
+    if _SKIPPED not in raw:
+        return False
+    try:
+        return worker in Past(decode_event(raw)).skipped_by
+    except msgspec.MsgspecError:
+        return False  # seen when it is to be started
 
 
 def id_in(head: bytes) -> str:

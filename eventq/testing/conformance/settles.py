@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventq.errors import ClaimLost
-from eventq.model import Completed, Dropped, Failure, Outcome, Rejected, Released, Retried, Skipped, State
+from eventq.model import Completed, Dropped, Failure, Move, Outcome, Rejected, Released, Retried, Skipped, State
 from eventq.testing.conformance.scene import fires, payload_of, payloads_of, records_of
 
 if TYPE_CHECKING:
@@ -238,6 +238,18 @@ class SettleRules:
         assert [attempt.outcome for attempt in scene.record(two, again.id).attempts] == ["skipped", "running"]
         two.settle(again, Released())
         assert one.claim("q") == []
+
+    def test_skipped_is_for_others_wherever_it_is_moved(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        scene.put(one, 1, 2)
+        claimed = scene.claim(one)
+        one.settle(claimed, Skipped())
+        assert two.edit("q", [claimed.id], Move("other")) == ["moved"]
+        for _ in range(3):
+            assert one.claim("other") == []
+            scene.look(one, two)
+        (again,) = two.claim("other")
+        assert again.id == claimed.id
 
     def test_skipped_does_not_stop_the_rest(self, scene: Scene) -> None:
         one, two = scene.open(), scene.open()

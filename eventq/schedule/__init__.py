@@ -233,8 +233,6 @@ class Schedules:
         """
         if not self.declared and self.queue not in self.store.storage.queues():
             return
-        if not self.declared and self.queue not in self.store.storage.queues():
-            return
         entries = SCHEDULES.all(self.store.storage)
         now, found = self.store.clock.now(), self._with_ticks(entries)
         for name, definition in self.declared.items():

@@ -331,7 +331,6 @@ class Past:
             if self.expires is not None and self.expires <= record.at:
                 self.revived = True
             self.failures = self.crashes = 0
-            self.skipped_by = set()
 
     def last_failure(self) -> Failure | None:
         """Why it stands where it stands, if anything failed."""

@@ -8,7 +8,19 @@ import msgspec
 import pytest
 
 from eventq.errors import ClaimLost
-from eventq.model import Completed, Dropped, Failure, Move, Outcome, Rejected, Released, Retried, Skipped, State
+from eventq.model import (
+    Completed,
+    Dropped,
+    Failure,
+    Move,
+    Outcome,
+    Rejected,
+    Released,
+    Requeue,
+    Retried,
+    Skipped,
+    State,
+)
 from eventq.testing.conformance.scene import fires, payload_of, payloads_of, records_of
 
 if TYPE_CHECKING:
@@ -250,6 +262,17 @@ class SettleRules:
             scene.look(one, two)
         (again,) = two.claim("other")
         assert again.id == claimed.id
+
+    def test_skipped_is_for_others_after_a_requeue_too(self, scene: Scene) -> None:
+        one, two = scene.open(), scene.open()
+        scene.put(one, 1)
+        claimed = scene.claim(one)
+        one.settle(claimed, Skipped())
+        two.settle(scene.claim(two), Rejected())
+        assert two.edit("q", [claimed.id], Requeue()) == [claimed.id]
+        scene.look(one, two)
+        assert one.claim("q") == []
+        assert scene.claim(two).id == claimed.id
 
     def test_skipped_does_not_stop_the_rest(self, scene: Scene) -> None:
         one, two = scene.open(), scene.open()

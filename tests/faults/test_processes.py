@@ -209,7 +209,7 @@ def test_kills_at_random_lose_nothing(crew: Crew, sync: bool) -> None:
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("seed", [11, 12])
 def test_kills_at_random_for_long_lose_nothing(crew: Crew, sync: bool, seed: int) -> None:
-    torture(crew, 60, seed, sync)
+    torture(crew, 35, seed, sync)
 
 
 def test_a_killed_workers_event_runs_elsewhere_with_the_next_look(crew: Crew, clock: FakeClock) -> None:

@@ -30,5 +30,5 @@ def test_sqlite_and_memory_tell_the_same_story() -> None:
 @pytest.mark.exhaustive
 def test_sqlite_and_memory_tell_the_same_story_for_long() -> None:
     run_state_machine_as_test(
-        SQLiteAndMemory, settings=settings(max_examples=120, stateful_step_count=60, deadline=None)
+        SQLiteAndMemory, settings=settings(max_examples=80, stateful_step_count=60, deadline=None)
     )

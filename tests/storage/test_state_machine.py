@@ -536,4 +536,4 @@ def test_file_and_memory_tell_the_same_story() -> None:
 
 @pytest.mark.exhaustive
 def test_file_and_memory_tell_the_same_story_for_long() -> None:
-    run_state_machine_as_test(FileAndMemory, settings=settings(max_examples=60, stateful_step_count=60))
+    run_state_machine_as_test(FileAndMemory, settings=settings(max_examples=45, stateful_step_count=60))

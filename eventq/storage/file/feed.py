@@ -493,8 +493,9 @@ class Feed:
         for index in reversed(indexes):
             past = pasts.get(index)
             if past is None:
-                skipped = line.tells_of_skip(lines[index], holder.room.worker)
-                (others if skipped else mine).append(Entry(held, index, None, plain_payload(lines[index])))
+                plain = plain_payload(lines[index])
+                skipped = plain is None and line.tells_of_skip(lines[index], holder.room.worker)
+                (others if skipped else mine).append(Entry(held, index, None, plain))
                 continue
             past.crash()
             (others if holder.room.worker in past.skipped_by else mine).append(Entry(held, index, past))
